@@ -1,0 +1,119 @@
+"""How every test runs: on which backends, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+import anyio.lowlevel
+import hypothesis
+import pytest
+import trio.testing
+
+# A slow machine is not a failure; pytest-timeout bounds every test.
+hypothesis.settings.register_profile("ensync", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("ensync")
+
+Backend = tuple[str, dict[str, Any]]
+
+# Closing a transport takes asyncio a few turns of its loop, and never more.
+TURNS_TO_SETTLE = 20
+
+
+def _eager_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
+
+
+def _backends(item: Callable[[str], object]) -> dict[str, Backend]:
+    """The backends of one test, by name; ``item`` looks a marker up."""
+    if item("mock_clock"):
+        # Made anew for each test, so that each begins at its own zero.
+        return {"trio-mock-clock": ("trio", {"clock": trio.testing.MockClock(0, 0)})}
+    backends: dict[str, Backend] = {"asyncio": ("asyncio", {}), "trio": ("trio", {})}
+    if item("all_loops"):
+        backends["uvloop"] = ("asyncio", {"use_uvloop": True})
+        if sys.version_info >= (3, 12):
+            backends["eager"] = ("asyncio", {"loop_factory": _eager_loop})
+    return backends
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "anyio_backend" not in metafunc.fixturenames:
+        return
+    definition = metafunc.definition
+    if any("anyio_backend" in mark.args[0] for mark in definition.iter_markers("parametrize")):
+        return
+    backends = _backends(definition.get_closest_marker)
+    metafunc.parametrize(
+        "anyio_backend", backends.values(), ids=backends.keys(), scope="module", indirect=True
+    )
+
+
+@pytest.fixture(scope="module")
+def anyio_backend(request: pytest.FixtureRequest) -> Backend:
+    backend: Backend = request.param
+    return backend
+
+
+def pytest_collection_finish() -> None:
+    # What is alive now stays alive: without it, a collection takes a millisecond, not thirty.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind(request: pytest.FixtureRequest) -> None:
+    if "anyio_backend" in request.fixturenames:
+        request.getfixturevalue("leak_census")
+
+
+@pytest.fixture
+async def leak_census() -> AsyncIterator[None]:
+    """Fails a test that leaves a task or an open file behind, or an unclosed resource."""
+    tasks, files = set(_tasks()), _open_files()
+    yield
+    gc.collect()  # an unclosed resource warns now, and a warning is an error
+    for _ in range(TURNS_TO_SETTLE):
+        if not _new(_tasks(), tasks) and not _new(_open_files(), files):
+            return
+        await anyio.lowlevel.checkpoint()
+    assert not _new(_tasks(), tasks), "tasks left behind"
+    assert not _new(_open_files(), files), "files left open"
+
+
+def _new(now: Iterable[object], before: Iterable[object]) -> list[object]:
+    return [item for item in now if item not in before]
+
+
+def _tasks() -> list[object]:
+    try:
+        root = trio.lowlevel.current_root_task()
+    except RuntimeError:
+        return [task for task in asyncio.all_tasks() if not _is_of_test_runner(task)]
+    return _descendants(root) if root else []
+
+
+def _is_of_test_runner(task: asyncio.Task[Any]) -> bool:
+    return "TestRunner." in getattr(task.get_coro(), "__qualname__", "")
+
+
+def _descendants(task: trio.lowlevel.Task) -> list[object]:
+    children = [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return [task, *(one for child in children for one in _descendants(child))]
+
+
+def _open_files() -> dict[str, str]:
+    """Descriptors and what they are; empty where the system does not tell."""
+    files: dict[str, str] = {}
+    for number in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
+        try:
+            files[number] = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:
+            continue  # the descriptor of this very listing
+    return files
