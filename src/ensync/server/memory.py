@@ -1,0 +1,334 @@
+"""The store that keeps events in memory, for as long as the process lives."""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+
+import anyio
+
+from ensync.server.schedule import Schedule
+from ensync.server.store import (
+    EventState,
+    Found,
+    Lane,
+    Lease,
+    NewEvent,
+    QueueKey,
+    Settled,
+    Store,
+    StoredEvent,
+    StoreFullError,
+)
+
+__all__ = ["MemoryStore"]
+
+_MIB = 1 << 20
+
+
+class _Place(enum.Enum):
+    READY = "ready"
+    LEASED = "leased"
+    DEFERRED = "deferred"
+    SETTLED = "settled"
+
+
+class _Record:
+    """An event and where it is."""
+
+    __slots__ = ("attempts", "lease_number", "place", "queued", "state", "stored")
+
+    def __init__(self, stored: StoredEvent) -> None:
+        self.stored = stored
+        self.place = _Place.READY
+        self.state = EventState.OPEN
+        self.attempts = 0
+        self.lease_number = 0
+        self.queued = False  # whether its queue's heap has an entry for it
+
+    def lease(self) -> Lease:
+        self.place = _Place.LEASED
+        self.lease_number += 1
+        return Lease(self.stored, self.attempts, self.lease_number)
+
+
+class _Queue:
+    """The events of a queue that are there for the taking, and who waits for them."""
+
+    def __init__(self) -> None:
+        # Entries of events that were claimed meanwhile are skipped when they come up.
+        self._ready: list[tuple[int, _Record]] = []
+        self._waiting: deque[anyio.Event] = deque()
+        self.open_events = 0
+        self.lanes = 0
+
+    @property
+    def unused(self) -> bool:
+        return not self.open_events and not self.lanes
+
+    def put(self, record: _Record) -> None:
+        record.place = _Place.READY
+        if not record.queued:
+            record.queued = True
+            heapq.heappush(self._ready, (record.stored.block, record))
+        self._wake_one()
+
+    def take(self, max_events: int, max_bytes: int) -> list[Lease]:
+        leases: list[Lease] = []
+        while len(leases) < max_events and (record := self._first()) is not None:
+            max_bytes -= record.stored.event.size
+            if max_bytes < 0 and leases:
+                break
+            heapq.heappop(self._ready)
+            record.queued = False
+            record.attempts += 1
+            leases.append(record.lease())
+        if leases and self._first() is not None:
+            self._wake_one()
+        return leases
+
+    async def wait(self) -> None:
+        """Returns when it is worth trying to take."""
+        wake = anyio.Event()
+        self._waiting.append(wake)
+        try:
+            await wake.wait()
+        except BaseException:
+            # The wake-up must not be lost with the one that got it.
+            self._cancelled(wake)
+            raise
+
+    def _cancelled(self, wake: anyio.Event) -> None:
+        if wake.is_set():
+            self._wake_one()
+        else:
+            self._waiting.remove(wake)
+
+    def _first(self) -> _Record | None:
+        while self._ready:
+            record = self._ready[0][1]
+            if record.place is _Place.READY:
+                return record
+            heapq.heappop(self._ready)
+            record.queued = False
+        return None
+
+    def _wake_one(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set()
+
+
+class _MemoryLane(Lane):
+    def __init__(self, queue: _Queue, on_close: Callable[[], None]) -> None:
+        self._queue = queue
+        self._on_close = on_close
+        self._closed = False
+
+    async def take(self, max_events: int, max_bytes: int) -> list[Lease]:
+        while True:
+            # Nothing is awaited between taking and returning: a cancel can't come between.
+            leases = self._queue.take(max_events, max_bytes)
+            if leases:
+                return leases
+            await self._queue.wait()
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._on_close()
+
+
+class MemoryStore(Store):
+    """Keeps events in memory.
+
+    Args:
+        retain: How many settled events are kept for replay, the latest ones.
+        max_bytes: How much all events together may take. Settled ones make room
+            first; when that is not enough, append() refuses.
+        new_idem: Makes the id of an event.
+        now_ms: Milliseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        retain: int = 100_000,
+        max_bytes: int = 512 * _MIB,
+        new_idem: Callable[[], str] = lambda: secrets.token_hex(16),
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._retain = retain
+        self._max_bytes = max_bytes
+        self._new_idem = new_idem
+        self._now_ms = now_ms
+        self._bytes = 0
+        self._next_block = 0
+        self._records: dict[str, _Record] = {}
+        self._settled: OrderedDict[str, None] = OrderedDict()
+        self._deduped: OrderedDict[str, str] = OrderedDict()
+        self._queues: dict[QueueKey, _Queue] = {}
+        self._deferred = Schedule()
+
+    async def append(self, event: NewEvent, dedupe: str | None = None) -> StoredEvent:
+        """Stores an event."""
+        known = self._known(dedupe)
+        if known is not None:
+            return known.stored
+        self._reserve(_cost(event))
+        stored = StoredEvent(self._new_idem(), self._next_block, self._now_ms(), event)
+        self._next_block += 1
+        record = self._records[stored.idem] = _Record(stored)
+        if dedupe is not None:
+            self._remember_attempt(dedupe, stored.idem)
+        queue = self._queue(event.queue)
+        queue.open_events += 1
+        queue.put(record)
+        return stored
+
+    async def lane(self, queue: QueueKey) -> Lane:
+        """Opens a share in a queue."""
+        shared = self._queue(queue)
+        shared.lanes += 1
+
+        def closed() -> None:
+            shared.lanes -= 1
+            self._drop_if_unused(queue)
+
+        return _MemoryLane(shared, closed)
+
+    async def ack(self, lease: Lease) -> Settled:
+        """Settles an event as done."""
+        return self._settle(lease, EventState.ACKNOWLEDGED)
+
+    async def discard(self, lease: Lease, reason: str) -> Settled:  # noqa: ARG002
+        """Settles an event as unwanted. The reason is not kept."""
+        return self._settle(lease, EventState.DISCARDED)
+
+    async def defer(self, lease: Lease, delay_ms: int) -> int | None:
+        """Makes an event available again after a delay."""
+        record = self._leased(lease)
+        if record is None:
+            return None
+        due_ms = self._now_ms() + delay_ms
+        if delay_ms == 0:
+            self._make_ready(record)
+        else:
+            record.place = _Place.DEFERRED
+            self._deferred.put(record.stored.idem, due_ms)
+        return due_ms
+
+    async def release(self, leases: Iterable[Lease]) -> None:
+        """Makes events available again at once."""
+        for lease in leases:
+            record = self._leased(lease)
+            if record is not None:
+                self._make_ready(record)
+
+    async def claim(self, idem: str) -> Lease | None:
+        """Leases an event that waits or is deferred."""
+        record = self._records.get(idem)
+        if record is None or record.place not in (_Place.READY, _Place.DEFERRED):
+            return None
+        self._deferred.drop(idem)
+        return record.lease()
+
+    async def find(self, idem: str) -> Found | None:
+        """Looks up an event."""
+        record = self._records.get(idem)
+        return None if record is None else Found(record.stored, record.state)
+
+    async def browse(self, queue: QueueKey) -> list[Found]:
+        """Everything that is kept of a queue."""
+        # Ids are kept in the order of their blocks, as a dict keeps the order of insertion.
+        return [
+            Found(record.stored, record.state)
+            for record in self._records.values()
+            if record.stored.event.queue == queue
+        ]
+
+    async def run(self) -> None:
+        """Brings deferred events back when they are due."""
+        await self._deferred.run(self._now_ms, self.bring_back_due)
+
+    def bring_back_due(self) -> None:
+        """Makes deferred events available whose time has come. run() does this by itself."""
+        for idem in self._deferred.take_due(self._now_ms()):
+            self._make_ready(self._records[idem])
+
+    def _queue(self, key: QueueKey) -> _Queue:
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = _Queue()
+        return queue
+
+    def _drop_if_unused(self, key: QueueKey) -> None:
+        queue = self._queues.get(key)
+        if queue is not None and queue.unused:
+            del self._queues[key]
+
+    def _leased(self, lease: Lease) -> _Record | None:
+        record = self._records.get(lease.stored.idem)
+        if record is None or record.place is not _Place.LEASED:
+            return None
+        return record if record.lease_number == lease.token else None
+
+    def _make_ready(self, record: _Record) -> None:
+        self._queue(record.stored.event.queue).put(record)
+
+    def _settle(self, lease: Lease, state: EventState) -> Settled:
+        record = self._leased(lease)
+        if record is None:
+            return self._why_not(lease)
+        record.place = _Place.SETTLED
+        record.state = state
+        if not record.stored.event.persist:
+            self._empty(record)
+        key = record.stored.event.queue
+        self._queue(key).open_events -= 1
+        self._drop_if_unused(key)
+        self._settled[record.stored.idem] = None
+        if len(self._settled) > self._retain:
+            self._forget_oldest()
+        return Settled.DONE
+
+    def _why_not(self, lease: Lease) -> Settled:
+        record = self._records.get(lease.stored.idem)
+        settled = record is None or record.place is _Place.SETTLED
+        return Settled.ALREADY if settled else Settled.STALE
+
+    def _empty(self, record: _Record) -> None:
+        event = record.stored.event
+        emptied = event._replace(payload="", metadata="{}", payload_metadata=None)
+        record.stored = record.stored._replace(event=emptied)
+        self._bytes += _cost(emptied) - _cost(event)
+
+    def _reserve(self, size: int) -> None:
+        while self._bytes + size > self._max_bytes and self._settled:
+            self._forget_oldest()
+        if self._bytes + size > self._max_bytes:
+            raise StoreFullError(
+                f"the engine's memory is full: {self._max_bytes} bytes of events wait to be settled"
+            )
+        self._bytes += size
+
+    def _forget_oldest(self) -> None:
+        idem, _ = self._settled.popitem(last=False)
+        self._bytes -= _cost(self._records.pop(idem).stored.event)
+
+    def _known(self, dedupe: str | None) -> _Record | None:
+        idem = None if dedupe is None else self._deduped.get(dedupe)
+        return None if idem is None else self._records.get(idem)
+
+    def _remember_attempt(self, dedupe: str, idem: str) -> None:
+        self._deduped[dedupe] = idem
+        if len(self._deduped) > self._retain:
+            self._deduped.popitem(last=False)
+
+
+def _cost(event: NewEvent) -> int:
+    """About how many bytes of memory a kept event takes, the objects around it included."""
+    return event.size + 1024

@@ -1,0 +1,177 @@
+"""What may be published, and the other texts and numbers that clients send (pure)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Any, NamedTuple, NoReturn, cast
+
+from ensync.crypto import parse_app_id
+from ensync.errors import EnSyncValidationError
+from ensync.server.refusal import Reason, Refusal
+from ensync.wire_text import check_wire_text
+
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "MAX_PAYLOAD_BYTES",
+    "Publication",
+    "check_delay",
+    "check_event_name",
+    "check_idem",
+    "check_publication",
+    "check_reason",
+    "parse_json_object",
+]
+
+_MIB = 1 << 20
+
+# What existing clients assume (PROTOCOL 6).
+MAX_PAYLOAD_BYTES = 4 * _MIB
+MAX_MESSAGE_BYTES = 6 * _MIB
+
+_MAX_NAME = 512
+_MAX_IDEM = 256
+_MAX_REASON = 4096
+_MIN_DELAY_MS = 1_000
+_MAX_DELAY_MS = 24 * 60 * 60 * 1_000
+
+_SKELETON_TYPES = frozenset(
+    {"string", "integer", "long", "double", "float", "boolean", "object", "array", "null"}
+)
+
+
+class Publication(NamedTuple):
+    """A request to publish, as it came from a client."""
+
+    event_name: str
+    payload: str
+    delivery_to: str
+    metadata: str = ""
+    payload_metadata: str | None = None
+
+
+def check_publication(publication: Publication) -> dict[str, Any]:
+    """Checks all of a publication but who may send it.
+
+    Returns:
+        Its metadata.
+
+    Raises:
+        Refusal: Something is wrong with it.
+    """
+    check_event_name(publication.event_name)
+    _check_size(publication)
+    _check_base64(publication.payload)
+    _check_app_id(publication.delivery_to)
+    if publication.payload_metadata is not None:
+        _check_payload_metadata(publication.payload_metadata)
+    return parse_json_object("metadata", publication.metadata or "{}")
+
+
+def check_event_name(event_name: str) -> None:
+    """Refuses a text that can't be an event name."""
+    _check_text("event_name", event_name, minimum=1, maximum=_MAX_NAME)
+
+
+def check_idem(idem: str) -> None:
+    """Refuses a text that can't be an event's id."""
+    _check_text("event_idem", idem, minimum=1, maximum=_MAX_IDEM)
+
+
+def check_reason(reason: str) -> None:
+    """Refuses a text that can't be a reason."""
+    _check_text("reason", reason, minimum=0, maximum=_MAX_REASON)
+
+
+def check_delay(delay_ms: int) -> None:
+    """Refuses a delay that is neither 0 nor within what a deferral allows."""
+    if delay_ms != 0 and not _MIN_DELAY_MS <= delay_ms <= _MAX_DELAY_MS:
+        _refuse(
+            f"delay must be 0, or from {_MIN_DELAY_MS} to {_MAX_DELAY_MS} milliseconds "
+            f"(24 hours), not {delay_ms}"
+        )
+
+
+def parse_json_object(name: str, text: str) -> dict[str, Any]:
+    """Reads the text of a JSON object, strictly: no NaN, and of no absurd depth.
+
+    Raises:
+        Refusal: It is not one; the message calls it by its name.
+    """
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(Reason.INVALID, f"{name} is not JSON") from error
+    if not isinstance(value, dict):
+        _refuse(f"{name} must be a JSON object, not {_json_type(value)}")
+    return cast("dict[str, Any]", value)
+
+
+def _check_text(name: str, text: str, *, minimum: int, maximum: int) -> None:
+    try:
+        check_wire_text(name, text, minimum=minimum, maximum=maximum)
+    except EnSyncValidationError as error:
+        raise Refusal(Reason.INVALID, str(error)) from error
+
+
+def _check_app_id(delivery_to: str) -> None:
+    try:
+        parse_app_id(delivery_to)
+    except EnSyncValidationError as error:
+        raise Refusal(Reason.INVALID, f"delivery_to: {error}") from error
+
+
+def _check_size(publication: Publication) -> None:
+    if len(publication.payload) > MAX_PAYLOAD_BYTES:
+        _refuse(
+            f"payload is too large: {len(publication.payload)} bytes, "
+            f"at most {MAX_PAYLOAD_BYTES} are accepted"
+        )
+    size = sum(len(text.encode()) for text in publication if text)
+    if size > MAX_MESSAGE_BYTES:
+        _refuse(f"the event is too large: {size} bytes, at most {MAX_MESSAGE_BYTES} are accepted")
+
+
+def _check_base64(payload: str) -> None:
+    if not payload:
+        _refuse("payload is empty; it must be the base64 of an encrypted envelope")
+    try:
+        base64.b64decode(payload.encode("ascii"), validate=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise Refusal(
+            Reason.INVALID, "payload is not base64 (standard alphabet, padded)"
+        ) from error
+
+
+def _check_payload_metadata(text: str) -> None:
+    value = parse_json_object("payload_metadata", text)
+    byte_size: object = value.get("byte_size", 0)
+    if not isinstance(byte_size, int) or isinstance(byte_size, bool) or byte_size < 0:
+        _refuse("payload_metadata: byte_size must be a number of bytes")
+    skeleton: object = value.get("skeleton", {})
+    if not isinstance(skeleton, dict):
+        _refuse("payload_metadata: skeleton must be an object of field names and types")
+    for kind in cast("dict[str, object]", skeleton).values():
+        if not isinstance(kind, str) or kind not in _SKELETON_TYPES:
+            _refuse(
+                "payload_metadata: the types in skeleton are " + ", ".join(sorted(_SKELETON_TYPES))
+            )
+
+
+def _json_type(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return "a string"
+    if isinstance(value, list):
+        return "a list"
+    return "a boolean" if isinstance(value, bool) else "a number"
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _refuse(text: str) -> NoReturn:
+    raise Refusal(Reason.INVALID, text)
