@@ -20,14 +20,18 @@ hypothesis.settings.load_profile("ensync")
 
 Backend = tuple[str, dict[str, Any]]
 
+EAGER_BACKENDS: dict[str, Backend] = {}
+if sys.version_info >= (3, 12):
+
+    def _eager_loop() -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        return loop
+
+    EAGER_BACKENDS["eager"] = ("asyncio", {"loop_factory": _eager_loop})
+
 # Closing a transport takes asyncio a few turns of its loop, and never more.
 TURNS_TO_SETTLE = 20
-
-
-def _eager_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    loop.set_task_factory(asyncio.eager_task_factory)
-    return loop
 
 
 def _backends(item: Callable[[str], object]) -> dict[str, Backend]:
@@ -38,8 +42,7 @@ def _backends(item: Callable[[str], object]) -> dict[str, Backend]:
     backends: dict[str, Backend] = {"asyncio": ("asyncio", {}), "trio": ("trio", {})}
     if item("all_loops"):
         backends["uvloop"] = ("asyncio", {"use_uvloop": True})
-        if sys.version_info >= (3, 12):
-            backends["eager"] = ("asyncio", {"loop_factory": _eager_loop})
+        backends |= EAGER_BACKENDS
     return backends
 
 

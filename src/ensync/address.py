@@ -121,7 +121,9 @@ def is_loopback(host: str) -> bool:
     except ValueError:
         return False
     # Spelt out, since the meaning of is_loopback differs between Python versions.
-    return address == IPV6_LOOPBACK or (address.version == 4 and address in IPV4_LOOPBACK)
+    if isinstance(address, ipaddress.IPv4Address):
+        return address in IPV4_LOOPBACK
+    return address == IPV6_LOOPBACK
 
 
 def _split(url: object) -> tuple[str, str]:

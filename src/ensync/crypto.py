@@ -6,7 +6,6 @@ Ed25519. An envelope is base64 of JSON, with every binary value base64 in turn.
 
 from __future__ import annotations
 
-import json
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -17,6 +16,7 @@ from nacl.exceptions import CryptoError
 from nacl.utils import random as random_bytes
 
 from ensync.errors import EnSyncInvalidEventError, EnSyncValidationError
+from ensync.json_text import as_object, decode_json
 
 __all__ = ["SecretKey", "open_envelope", "parse_app_id", "seal", "seal_hybrid"]
 
@@ -29,7 +29,7 @@ CACHED_RECIPIENTS: Final = 4096
 MAX_TRIED_KEYS: Final = 1000
 
 APP_ID_FORM = "an app id is the base64 (44 characters) of a 32-byte Ed25519 public key"
-SECRET_KEY_FORM = (
+KEY_PAIR_FORM = (
     "an app secret key is base64 of a 64-byte Ed25519 secret key, or of its 32-byte seed"
 )
 
@@ -91,15 +91,15 @@ class SecretKey:
 def _decoded_secret(text: object) -> bytes:
     if not isinstance(text, str):
         raise EnSyncValidationError(
-            f"app_secret_key must be a str, not {type(text).__name__}; {SECRET_KEY_FORM}"
+            f"app_secret_key must be a str, not {type(text).__name__}; {KEY_PAIR_FORM}"
         )
     try:
         raw = _decoded(text)
     except ValueError:
         # Without the cause: its traceback would hold the text.
-        raise EnSyncValidationError(f"app_secret_key is not base64; {SECRET_KEY_FORM}") from None
+        raise EnSyncValidationError(f"app_secret_key is not base64; {KEY_PAIR_FORM}") from None
     if len(raw) not in (KEY_SIZE, SECRET_KEY_SIZE):
-        raise EnSyncValidationError(f"app_secret_key holds {len(raw)} bytes; {SECRET_KEY_FORM}")
+        raise EnSyncValidationError(f"app_secret_key holds {len(raw)} bytes; {KEY_PAIR_FORM}")
     return raw
 
 
@@ -201,10 +201,10 @@ def open_envelope(payload: str, key: SecretKey) -> bytes:
 
 def _parse_envelope(payload: str) -> dict[str, Any]:
     try:
-        envelope = json.loads(_decoded(payload).decode())
-    except (ValueError, RecursionError) as error:
+        envelope = as_object(decode_json(_decoded(payload).decode()))
+    except ValueError as error:
         raise _unreadable("it is not base64 of JSON") from error
-    if not isinstance(envelope, dict):
+    if envelope is None:
         raise _unreadable("it is not an envelope")
     return envelope
 
@@ -224,9 +224,8 @@ def _open_hybrid(envelope: dict[str, Any], key: SecretKey) -> bytes:
     return sodium.crypto_secretbox_open_easy(ciphertext, nonce, message_key)
 
 
-def _find_message_key(entries: object, key: SecretKey) -> bytes:
-    if not isinstance(entries, dict):
-        raise TypeError("the keys are not an object")
+def _find_message_key(keys: object, key: SecretKey) -> bytes:
+    entries = as_object(keys) or {}
     for entry in _candidates(entries, key.app_id):
         try:
             field = "encryptedKey" if "encryptedKey" in entry else "ciphertext"

@@ -12,11 +12,11 @@ import json
 import math
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from ensync.errors import EnSyncValidationError
 
-__all__ = ["MAX_DEPTH", "decode_json", "encode_json", "write_json"]
+__all__ = ["MAX_DEPTH", "as_object", "decode_json", "encode_json", "write_json"]
 
 # Well below what the JSON readers of other languages allow.
 MAX_DEPTH = 100
@@ -94,9 +94,10 @@ def _to_plain(value: object, path: str, depth: int) -> Any:
     if isinstance(value, str | int | float):
         return _plain_scalar(value, path)
     if isinstance(value, Mapping):
-        return _plain_mapping(value, path, depth - 1)
+        return _plain_mapping(cast("Mapping[object, object]", value), path, depth - 1)
     if isinstance(value, list | tuple):
-        return [_to_plain(item, f"{path}[{i}]", depth - 1) for i, item in enumerate(value)]
+        items = cast("list[object] | tuple[object, ...]", value)
+        return [_to_plain(item, f"{path}[{i}]", depth - 1) for i, item in enumerate(items)]
     return _to_plain(_fields(value, path), path, depth)
 
 
@@ -121,7 +122,7 @@ def _plain_text(value: str, path: str) -> str:
     return str.__str__(value)
 
 
-def _plain_mapping(value: Mapping[Any, object], path: str, depth: int) -> dict[str, Any]:
+def _plain_mapping(value: Mapping[object, object], path: str, depth: int) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for key, item in value.items():
         if not isinstance(key, str):
@@ -180,3 +181,8 @@ def decode_json(text: str) -> Any:
     except RecursionError:
         problem = "nested too deeply"
     raise ValueError(problem)
+
+
+def as_object(value: object) -> dict[str, Any] | None:
+    """What decode_json() gave, when it is a JSON object, and None otherwise."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from ensync.errors import EnSyncInvalidEventError, EnSyncValidationError
-from ensync.json_text import decode_json, encode_json, write_json
+from ensync.json_text import as_object, decode_json, encode_json, write_json
 from ensync.wire_text import check_wire_text
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ MAX_NAME_LENGTH = 512
 MAX_REASON_LENGTH = 1024
 MAX_SHOWN_PROBLEMS = 3
 
-_TYPE_NAMES = {
+_TYPE_NAMES: Mapping[type, str] = {
     str: "string",
     bool: "boolean",
     float: "double",
@@ -90,9 +90,8 @@ def _describe(plain: object, byte_size: int) -> str:
 
 
 def _skeleton(plain: object) -> dict[str, str]:
-    if not isinstance(plain, dict):
-        return {}
-    return {name: _type_name(value) for name, value in plain.items()}
+    fields = as_object(plain) or {}
+    return {name: _type_name(value) for name, value in fields.items()}
 
 
 def _type_name(value: object) -> str:
@@ -219,9 +218,10 @@ def decode_metadata(text: str) -> dict[str, Any]:
         raise _invalid_metadata(f"not JSON: {error}") from error
     if metadata is None:
         return {}
-    if not isinstance(metadata, dict):
+    members = as_object(metadata)
+    if members is None:
         raise _invalid_metadata("not a JSON object")
-    return metadata
+    return members
 
 
 def _invalid_metadata(problem: str) -> EnSyncInvalidEventError:
