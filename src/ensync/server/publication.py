@@ -36,8 +36,9 @@ _MAX_REASON = 4096
 _MIN_DELAY_MS = 1_000
 _MAX_DELAY_MS = 24 * 60 * 60 * 1_000
 
+# "number" is what ensync-sdk 0.3.x calls a double.
 _SKELETON_TYPES = frozenset(
-    {"string", "integer", "long", "double", "float", "boolean", "object", "array", "null"}
+    {"string", "integer", "long", "double", "float", "number", "boolean", "object", "array", "null"}
 )
 
 
