@@ -1,0 +1,190 @@
+"""What the fault proxy does to connections, open and new."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute
+
+from ensync.testing import FaultProxy
+from ensync.testing.background import background_tasks
+from tests.unit.testing.echo import (
+    Echo,
+    assert_reset,
+    connect,
+    echo_server,
+    echoes,
+    eventually,
+    many_turns,
+    within,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+# Ends
+
+
+@pytest.mark.all_loops
+async def test_reset_ends_both_sides_by_reset(echo: Echo, proxy: FaultProxy) -> None:
+    with within():
+        async with await connect(proxy) as stream:
+            assert await echoes(stream, b"x")
+            proxy.reset()
+            await assert_reset(stream)
+        await echo.ended.wait()
+        await proxy.wait_connections(0)
+    assert bytes(echo.received) == b"x<reset>"
+
+
+async def test_nothing_moves_after_reset(echo: Echo, proxy: FaultProxy) -> None:
+    with within():
+        async with await connect(proxy) as stream:
+            assert await echoes(stream, b"x")
+            raw = stream.extra(SocketAttribute.raw_socket)
+            fd = os.dup(raw.fileno())
+            os.write(fd, b"too late")
+            os.close(fd)
+            proxy.reset()
+            await proxy.wait_connections(0)
+            await echo.ended.wait()
+    assert bytes(echo.received) == b"x<reset>"
+
+
+@pytest.mark.parametrize("fault", ["stall", "delay", "throttle", "black_hole"])
+async def test_reset_works_during_every_other_fault(proxy: FaultProxy, fault: str) -> None:
+    with within():
+        async with await connect(proxy) as stream:
+            assert await echoes(stream, b"x")
+            start_fault(proxy, fault)
+            await stream.send(b"yyy")
+            proxy.reset()
+            await assert_reset(stream)
+            await proxy.wait_connections(0)
+
+
+def start_fault(proxy: FaultProxy, fault: str) -> None:
+    if fault == "delay":
+        proxy.delay(3600)
+    elif fault == "throttle":
+        proxy.throttle(0.001)
+    else:
+        getattr(proxy, fault)()
+
+
+async def test_a_clients_reset_reaches_the_engine(echo: Echo, proxy: FaultProxy) -> None:
+    with within():
+        stream = await connect(proxy)
+        assert await echoes(stream, b"x")
+        raw = stream.extra(SocketAttribute.raw_socket)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await anyio.aclose_forcefully(stream)
+        await proxy.wait_connections(0)
+        await echo.ended.wait()
+
+
+async def test_close_ends_both_sides_in_an_orderly_way(echo: Echo, proxy: FaultProxy) -> None:
+    with within():
+        async with await connect(proxy) as stream:
+            assert await echoes(stream, b"x")
+            proxy.close()
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
+            await echo.ended.wait()
+        await proxy.wait_connections(0)
+    assert bytes(echo.received) == b"x"
+
+
+async def test_half_close_upstream_ends_only_that_way(echo: Echo, proxy: FaultProxy) -> None:
+    with within():
+        async with await connect(proxy) as stream:
+            assert await echoes(stream, b"x")
+            proxy.half_close("upstream")
+            await echo.ended.wait()
+
+
+async def test_half_close_downstream_lets_requests_pass(echo: Echo, proxy: FaultProxy) -> None:
+    with within():
+        async with await connect(proxy) as stream:
+            assert await echoes(stream, b"x")
+            proxy.half_close("downstream")
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
+            await stream.send(b"still heard")
+            await eventually(lambda: bytes(echo.received) == b"xstill heard")
+
+
+# New connections
+
+
+@pytest.mark.all_loops
+async def test_refuse_and_heal(proxy: FaultProxy) -> None:
+    with within():
+        async with await connect(proxy) as old:
+            assert await echoes(old, b"x")
+            proxy.refuse()
+            with pytest.raises(OSError, match=r"refused|connection attempts failed"):
+                await connect(proxy)
+            proxy.refuse()
+            assert await echoes(old, b"open ones go on")
+            proxy.heal()
+            async with await connect(proxy) as new:
+                assert await echoes(new, b"y")
+    assert proxy.accepted_total == 2
+
+
+async def test_a_refusing_port_stays_taken(proxy: FaultProxy) -> None:
+    proxy.refuse()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", proxy.port))
+
+
+async def test_reset_new_accepts_and_resets(echo: Echo, proxy: FaultProxy) -> None:
+    with within():
+        async with await connect(proxy) as old:
+            assert await echoes(old, b"x")
+            proxy.reset_new()
+            async with await connect(proxy) as new:
+                await assert_reset(new)
+            assert await echoes(old, b"y")
+            proxy.heal()
+            async with await connect(proxy) as new:
+                assert await echoes(new, b"z")
+    assert bytes(echo.received) == b"xyz"
+
+
+async def test_hang_new_answers_nobody(proxy: FaultProxy) -> None:
+    with within():
+        proxy.hang_new()
+        async with background_tasks() as tasks:
+            tasks.start_soon(connect, proxy)
+            await many_turns()
+        assert proxy.accepted_total == 0
+        proxy.heal()
+        async with await connect(proxy) as stream:
+            assert await echoes(stream, b"x")
+
+
+async def test_an_absent_engine_looks_like_a_broken_connection() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with within():
+            async with FaultProxy(unused.getsockname()) as proxy, await connect(proxy) as stream:
+                await assert_reset(stream)
+                await proxy.wait_connections(0)
+
+
+async def test_retarget_sends_new_connections_elsewhere(echo: Echo, proxy: FaultProxy) -> None:
+    with within():
+        async with echo_server() as other, await connect(proxy) as old:
+            assert await echoes(old, b"a")
+            proxy.retarget(other.url)
+            async with await connect(proxy) as new:
+                assert await echoes(new, b"b")
+            assert await echoes(old, b"c")
+            assert (bytes(echo.received), bytes(other.received)) == (b"ac", b"b")
