@@ -119,4 +119,5 @@ def _open_files() -> dict[str, str]:
             files[number] = os.readlink(f"/proc/self/fd/{number}")
         except FileNotFoundError:
             continue  # the descriptor of this very listing
-    return files
+    # uvloop opens one with its first listener, to have one to spare when they run out.
+    return {number: name for number, name in files.items() if name != os.devnull}
