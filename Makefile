@@ -1,0 +1,56 @@
+# make help lists what there is. Everything happens in .venv, which is made on first use.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types pytest proto bench soak clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 12
+
+demo: $(VENV)/.runtime ## Watch events flow through a local engine
+	$(BIN)/ensync demo
+
+test: lint types pytest ## Check everything that a change must pass
+
+lint: $(VENV)/.dev ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## Check types, with mypy and with pyright
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+pytest: $(VENV)/.dev ## Run the test suite
+	$(BIN)/pytest
+
+proto: $(VENV)/.dev ## Generate src/ensync/proto from proto/ensync.proto
+	$(BIN)/python scripts/generate_proto.py src/ensync/proto
+
+bench: $(VENV)/.dev ## Compare speed with other clients
+	$(BIN)/python -m benchmarks
+
+soak: $(VENV)/.dev ## Run for long under faults
+	$(BIN)/python -m benchmarks.soak
+
+clean: ## Remove what was made, .venv too
+	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; \
+	sys.version_info >= (3, 11) or sys.exit("ensync needs Python 3.11 or later, but $(PYTHON) is " + v + ": try make PYTHON=/path/to/python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps: an installation happens once, and again when pyproject.toml has changed.
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[trio,cli]'
+	touch $@
+
+# Older versions of pip do not know dependency groups.
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[trio,cli,pydantic]' --group dev
+	touch $@ $(VENV)/.runtime
