@@ -21,7 +21,7 @@ lint: $(VENV)/.dev ## Check style and formatting
 
 types: $(VENV)/.dev ## Check types, with mypy and with pyright
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pytest: $(VENV)/.dev ## Run the test suite
 	$(BIN)/pytest
