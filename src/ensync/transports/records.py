@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias, cast
 
 from ensync.errors import EnSyncInvalidEventError
+from ensync.int64 import fits_int64, parse_int64
 from ensync.transports.base import Delivery
 
 __all__ = ["parse_record", "parse_replay_data"]
@@ -27,8 +28,6 @@ _NAME_KEYS = ("name", "event_name", "eventName")
 _IDEM_KEYS = ("idem", "id", "event_idem", "eventIdem")
 _BLOCK_KEYS = ("block", "partition_block", "partitionBlock")
 _LOGGED_AT_KEYS = ("loggedAt", "logged_at")
-
-_INT64_LIMIT = 2**63
 
 
 def parse_record(record: str | Record) -> Delivery:
@@ -113,10 +112,8 @@ def _as_text(value: Any) -> str:
 
 def _block(fields: Record) -> int:
     value = _first(fields, _BLOCK_KEYS)
-    if value is None:
-        return 0
-    block = _integer(value)
-    if block is None or not -_INT64_LIMIT <= block < _INT64_LIMIT:
+    block = 0 if value is None else _integer(value)
+    if block is None:
         raise _bad_record("has a block that is not a 64-bit integer")
     return block
 
@@ -128,19 +125,11 @@ def _milliseconds(value: Any) -> int | None:
 
 
 def _integer(value: Any) -> int | None:
-    if isinstance(value, bool):
+    if isinstance(value, str):
+        return parse_int64(value)
+    if isinstance(value, bool) or not isinstance(value, int):
         return None
-    if isinstance(value, int):
-        return value
-    return _integer_text(value) if isinstance(value, str) else None
-
-
-def _integer_text(text: str) -> int | None:
-    digits = text.removeprefix("-")
-    # The longest 64-bit integer has 19 digits; int() of a long text costs quadratic time.
-    if len(digits) > 19 or not digits.isascii() or not digits.isdigit():
-        return None
-    return int(text)
+    return value if fits_int64(value) else None
 
 
 def _bad_record(what: str) -> EnSyncInvalidEventError:

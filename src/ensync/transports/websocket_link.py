@@ -1,0 +1,380 @@
+"""One client's socket (PROTOCOL 4).
+
+Requests are written in order by one task, and answered in the same order; events
+may come between. Replies carry no id, so whatever could shift them, such as a
+request that nobody waits for any more, ends the link.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from ensync.address import Address
+from ensync.errors import (
+    EnSyncAuthenticationError,
+    EnSyncConnectionError,
+    EnSyncError,
+    EnSyncSubscriptionError,
+)
+from ensync.transports.base import (
+    Call,
+    Delivery,
+    DeliveryCallback,
+    EndCallback,
+    Heartbeat,
+    Identity,
+    Link,
+    LostCallback,
+    Outcome,
+    ReplyCallback,
+    Request,
+    Stream,
+)
+from ensync.transports.bridge import AsyncioSide
+from ensync.transports.records import parse_record
+from ensync.transports.websocket_calls import PendingCall, PingCall, UnsentCall
+from ensync.websocket_text import (
+    PONG,
+    FrameKind,
+    ServerFrame,
+    WebSocketTextError,
+    encode_connect,
+    encode_request,
+    encode_subscribe,
+    parse_frame,
+    parse_identity,
+    read_outcome,
+)
+
+__all__ = ["CLOSE_TIMEOUT", "WebSocketLink"]
+
+logger = logging.getLogger("ensync")
+
+T = TypeVar("T")
+
+CLOSE_TIMEOUT = 1.0
+"""Seconds that the closing handshake may take."""
+
+# An engine that answers a publish twice is caught if the answers are no further apart.
+_REMEMBERED_IDEMS = 128
+
+
+class WebSocketLink(Link):
+    """A socket, its reader and its writer. To be made on the asyncio side."""
+
+    def __init__(
+        self, socket: ClientConnection, address: Address, side: AsyncioSide, on_lost: LostCallback
+    ) -> None:
+        self._socket = socket
+        self._url = address.url
+        self._side = side
+        self._on_lost: LostCallback | None = on_lost
+        self._error: EnSyncConnectionError | None = None
+        self._client_id = ""
+        self._streams: dict[str, _WebSocketStream] = {}
+        self._unsent: deque[PendingCall[Any]] = deque()
+        self._unanswered: deque[PendingCall[Any]] = deque()
+        self._pings: dict[PingCall, object] = {}
+        self._recent_idems: dict[str, None] = {}
+        self._pong_due = False
+        self._is_catching_up = False
+        self._something_to_write = anyio.Event()
+        self._tasks = [
+            side.spawn(self._read, name="ensync websocket reader"),
+            side.spawn(self._write, name="ensync websocket writer"),
+        ]
+
+    # Requests
+
+    async def authenticate(self, app_key: str) -> Identity:
+        identity = await self._ask(encode_connect(app_key), _read_identity)
+        self._client_id = identity.client_id
+        return identity
+
+    def send(self, request: Request, on_reply: ReplyCallback) -> Call:
+        if isinstance(request, Heartbeat):
+            return self._beat(on_reply)
+        try:
+            text = encode_request(self._client_id, request)
+        except EnSyncError as error:
+            on_reply(error)
+            return UnsentCall()
+        return self._enqueue(text, partial(self._read_outcome, request), on_reply)
+
+    async def subscribe(
+        self, event_name: str, on_delivery: DeliveryCallback, on_end: EndCallback
+    ) -> Stream:
+        text = encode_subscribe(self._client_id, event_name)
+        # Before the engine is asked: its first events may overtake its reply.
+        stream = _WebSocketStream(self._streams, event_name, on_delivery)
+        try:
+            await self._ask(text, partial(_read_registration, event_name))
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    async def _ask(self, text: str, read: Callable[[ServerFrame], T]) -> T:
+        answers: list[T | EnSyncError] = []
+        answered = anyio.Event()
+
+        def on_answer(answer: T | EnSyncError) -> None:
+            answers.append(answer)
+            answered.set()
+
+        call = self._enqueue(text, read, on_answer)
+        try:
+            await answered.wait()
+        finally:
+            call.cancel()
+        answer = answers[0]
+        if isinstance(answer, EnSyncError):
+            raise answer
+        return answer
+
+    def _enqueue(
+        self,
+        text: str,
+        read: Callable[[ServerFrame], T],
+        on_answer: Callable[[T | EnSyncError], None],
+    ) -> PendingCall[T]:
+        call = PendingCall(text, read, on_answer, self._reply_unwanted)
+        if self._error is not None:
+            call.answer(self._error)
+        else:
+            self._unsent.append(call)
+            self._something_to_write.set()
+        return call
+
+    def _read_outcome(self, request: Request, frame: ServerFrame) -> Outcome:
+        outcome = read_outcome(request, frame)
+        if outcome.idem:
+            self._check_is_new(outcome.idem)
+        return outcome
+
+    def _check_is_new(self, idem: str) -> None:
+        if idem in self._recent_idems:
+            raise WebSocketTextError("the same event id in reply to two publishes")
+        self._recent_idems[idem] = None
+        if len(self._recent_idems) > _REMEMBERED_IDEMS:
+            del self._recent_idems[next(iter(self._recent_idems))]
+
+    # Heartbeats
+
+    def _beat(self, on_reply: ReplyCallback) -> Call:
+        call = PingCall(on_reply)
+        if self._error is not None:
+            call.answer(self._error)
+            return call
+        # A reply that got lost would shift all later ones, unnoticed for as long as requests
+        # keep coming. So now and then none is sent until all are answered.
+        self._is_catching_up = True
+        self._pings[call] = self._side.spawn(self._ping, call, name="ensync websocket ping")
+        return call
+
+    async def _ping(self, call: PingCall) -> None:
+        call.sent = True
+        try:
+            pong = await self._socket.ping()
+            await pong
+        except ConnectionClosed as error:
+            self.abort(self._closed(error))
+        else:
+            call.answer(Outcome(True))
+        finally:
+            self._pings.pop(call, None)
+
+    # Writing
+
+    async def _write(self) -> None:
+        try:
+            while self._error is None:
+                text = self._next_text()
+                if text is None:
+                    await self._until_something_to_write()
+                else:
+                    await self._socket.send(text)
+        except ConnectionClosed as error:
+            self.abort(self._closed(error))
+
+    def _next_text(self) -> str | None:
+        if self._pong_due:
+            self._pong_due = False
+            return PONG
+        if self._is_catching_up and self._unanswered:
+            return None
+        self._is_catching_up = False
+        while self._unsent:
+            call = self._unsent.popleft()
+            if not call.is_over:
+                self._unanswered.append(call)
+                return call.leave()
+        return None
+
+    async def _until_something_to_write(self) -> None:
+        self._something_to_write = anyio.Event()
+        await self._something_to_write.wait()
+
+    # Reading
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                self._received(await self._socket.recv())
+        except ConnectionClosed as error:
+            self.abort(self._closed(error))
+        except WebSocketTextError as error:
+            self.abort(self._given_up(f"the engine sent {error}", error))
+        except Exception as error:
+            # Whatever went wrong here, a link that is not read must not seem alive.
+            logger.exception("internal error in the reader of %s", self._url)
+            self.abort(self._given_up(f"internal error: {error!r}", error))
+
+    def _received(self, text: str | bytes) -> None:
+        if self._error is not None:
+            return
+        if isinstance(text, bytes):
+            raise WebSocketTextError("a binary message")
+        frame = parse_frame(text)
+        if frame.kind is FrameKind.RECORD:
+            self._deliver(_parse_event(frame.text))
+        elif frame.kind is FrameKind.PING:
+            self._pong_due = True
+            self._something_to_write.set()
+        else:
+            self._replied(frame)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        stream = self._streams.get(delivery.event_name)
+        if stream is None:
+            # On its way already when the engine was told to stop: it is handed out again.
+            logger.debug("an event without a subscription: %r", delivery.event_name)
+        else:
+            stream.on_delivery(delivery)
+
+    def _replied(self, frame: ServerFrame) -> None:
+        if not self._unanswered:
+            raise WebSocketTextError("a reply that nobody waits for")
+        answer = self._unanswered[0].read(frame)
+        call = self._unanswered.popleft()
+        if self._is_catching_up and not self._unanswered:
+            self._something_to_write.set()
+        call.answer(answer)
+
+    # Ending
+
+    def abort(self, error: EnSyncConnectionError) -> None:
+        if self._error is None:
+            # close() would wait for what is still to be written.
+            self._socket.transport.abort()
+            self._end(error)
+
+    async def aclose(self) -> None:
+        if self._error is not None:
+            return
+        self._on_lost = None
+        self._end(EnSyncConnectionError("this client was closed", code="closed"))
+        try:
+            with anyio.move_on_after(CLOSE_TIMEOUT):
+                await self._socket.close()
+        finally:
+            self._socket.transport.abort()
+
+    def _reply_unwanted(self) -> None:
+        self.abort(
+            EnSyncConnectionError(
+                f"the connection to {self._url} was reset: a request was given up whose reply is "
+                "still to come, and replies can be told apart by their order only",
+                code="link_reset",
+            )
+        )
+
+    def _end(self, error: EnSyncConnectionError) -> None:
+        self._error = error
+        self._something_to_write.set()
+        self._streams.clear()
+        calls: list[PendingCall[Any] | PingCall] = [
+            *self._unanswered,
+            *self._unsent,
+            *self._pings,
+        ]
+        self._unanswered.clear()
+        self._unsent.clear()
+        for call in calls:
+            call.answer(error)
+        on_lost, self._on_lost = self._on_lost, None
+        if on_lost is not None:
+            on_lost(error)
+
+    def _closed(self, error: ConnectionClosed) -> EnSyncConnectionError:
+        if error.sent is not None and not error.rcvd_then_sent:
+            return self._given_up(f"what the engine sent is not accepted ({error.sent})", error)
+        reason = "it broke off" if error.rcvd is None else f"the engine closed it ({error.rcvd})"
+        lost = EnSyncConnectionError(
+            f"the connection to {self._url} was lost: {reason}", code="link_lost"
+        )
+        lost.__cause__ = error
+        return lost
+
+    def _given_up(self, reason: str, cause: Exception) -> EnSyncConnectionError:
+        error = EnSyncConnectionError(
+            f"the connection to {self._url} was given up: {reason}", code="protocol_error"
+        )
+        error.__cause__ = cause
+        return error
+
+
+class _WebSocketStream(Stream):
+    """An interest. All of a client's events come through its one socket."""
+
+    def __init__(
+        self, streams: dict[str, _WebSocketStream], event_name: str, on_delivery: DeliveryCallback
+    ) -> None:
+        self._streams = streams
+        self._event_name = event_name
+        self.on_delivery = on_delivery
+        streams[event_name] = self
+
+    def hold(self) -> bool:
+        return False
+
+    def release(self) -> None:
+        """It was never held."""
+
+    def close(self) -> None:
+        if self._streams.get(self._event_name) is self:
+            del self._streams[self._event_name]
+
+
+def _read_identity(frame: ServerFrame) -> Identity:
+    if frame.kind is FrameKind.FAIL:
+        raise EnSyncAuthenticationError(
+            f"the engine refuses this app key: {frame.text or 'no reason given'}"
+        )
+    return parse_identity(frame)
+
+
+def _read_registration(event_name: str, frame: ServerFrame) -> None:
+    if frame.kind is FrameKind.FAIL:
+        raise EnSyncSubscriptionError(
+            f"the engine refuses the subscription to {event_name!r}: "
+            f"{frame.text or 'no reason given'}",
+            event_name=event_name,
+        )
+    if frame.kind is not FrameKind.PASS:
+        raise WebSocketTextError(f"{frame.kind.value} in reply to SUB")
+
+
+def _parse_event(record: str) -> Delivery:
+    try:
+        return parse_record(record)
+    except EnSyncError as error:
+        raise WebSocketTextError(f"an event that can't be read: {error}") from error
