@@ -109,14 +109,18 @@ def parse_app_id(text: object) -> bytes:
     Raises:
         EnSyncValidationError: It is not the base64 of a usable public key.
     """
-    if not isinstance(text, str):
-        raise EnSyncValidationError(f"{APP_ID_FORM}, not {type(text).__name__}")
     return _recipient(text)[0]
 
 
-@lru_cache(CACHED_RECIPIENTS)
-def _recipient(app_id: str) -> tuple[bytes, bytes]:
+def _recipient(app_id: object) -> tuple[bytes, bytes]:
     """The Ed25519 key of an app id and the Curve25519 key to seal with."""
+    if not isinstance(app_id, str):
+        raise EnSyncValidationError(f"{APP_ID_FORM}, not {type(app_id).__name__}")
+    return _converted(app_id)
+
+
+@lru_cache(CACHED_RECIPIENTS)
+def _converted(app_id: str) -> tuple[bytes, bytes]:
     try:
         public = _decoded(app_id)
     except ValueError:
@@ -156,18 +160,19 @@ def seal_hybrid(plaintext: bytes, app_ids: Sequence[str]) -> str:
     """
     if not app_ids:
         raise EnSyncValidationError("a hybrid envelope needs at least one recipient")
+    curve_keys = {app_id: _recipient(app_id)[1] for app_id in app_ids}
     message_key = random_bytes(KEY_SIZE)
     nonce = random_bytes(NONCE_SIZE)
     ciphertext = sodium.crypto_secretbox_easy(plaintext, nonce, message_key)
-    keys = b",".join(_hybrid_entry(message_key, app_id) for app_id in dict.fromkeys(app_ids))
+    keys = b",".join(_hybrid_entry(message_key, *recipient) for recipient in curve_keys.items())
     return _text(
         b'{"type":"hybrid","payload":{"nonce":"%b","ciphertext":"%b"},"keys":{%b}}'
         % (_base64(nonce), _base64(ciphertext), keys)
     )
 
 
-def _hybrid_entry(message_key: bytes, app_id: str) -> bytes:
-    nonce, boxed_key, ephemeral = _boxed(message_key, _recipient(app_id)[1])
+def _hybrid_entry(message_key: bytes, app_id: str, curve_key: bytes) -> bytes:
+    nonce, boxed_key, ephemeral = _boxed(message_key, curve_key)
     # Node reads the boxed key as "encryptedKey", Go as "ciphertext".
     return (
         b'"%b":{"nonce":"%b","encryptedKey":"%b","ciphertext":"%b","ephemeralPublicKey":"%b"}'
