@@ -12,7 +12,7 @@ import anyio
 import anyio.abc
 
 from ensync.errors import EnSyncValidationError
-from ensync.testing.background import background_tasks
+from ensync.scopes import background_tasks
 from ensync.testing.changes import Changes
 from ensync.testing.connection import Connection
 from ensync.testing.listener import Listener

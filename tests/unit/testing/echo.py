@@ -11,8 +11,8 @@ import anyio.lowlevel
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
+from ensync.scopes import background_tasks
 from ensync.testing import FaultProxy
-from ensync.testing.background import background_tasks
 
 BOUND = 5.0
 

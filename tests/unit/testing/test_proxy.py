@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from ensync.errors import EnSyncValidationError
+from ensync.scopes import background_tasks
 from ensync.testing import FaultProxy
-from ensync.testing.background import background_tasks
 from tests.unit.testing.echo import (
     Echo,
     connect,

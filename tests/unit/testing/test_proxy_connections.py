@@ -9,8 +9,8 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute
 
+from ensync.scopes import background_tasks
 from ensync.testing import FaultProxy
-from ensync.testing.background import background_tasks
 from tests.unit.testing.echo import (
     Echo,
     assert_reset,
