@@ -1,0 +1,175 @@
+"""Control calls of one subscription: asked of the engine, and noted when it has answered."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from ensync.acknowledgements import means_done
+from ensync.errors import EnSyncError, EnSyncSubscriptionError, EnSyncValidationError
+from ensync.event import ControlResult, DeferResult
+from ensync.intake import Intake
+from ensync.ledger import EventKey, Place
+from ensync.options import check_duration
+from ensync.payload import check_idem, check_reason
+from ensync.session import Session
+from ensync.transports.base import (
+    Acknowledge,
+    Continue,
+    Defer,
+    Delivery,
+    Discard,
+    Outcome,
+    Pause,
+    Replay,
+    Request,
+    Unsubscribe,
+)
+
+__all__ = ["Control", "check_delay"]
+
+MIN_DELAY = 1.0
+MAX_DELAY = 24 * 60 * 60.0
+
+
+def check_delay(delay: object) -> float:
+    """Checks a deferral's delay in seconds (PROTOCOL 3).
+
+    Raises:
+        EnSyncValidationError: It is neither 0 nor from 1 second to 24 hours.
+    """
+    seconds = check_duration("delay", delay, allow_zero=True)
+    if seconds != 0 and not MIN_DELAY <= seconds <= MAX_DELAY:
+        raise EnSyncValidationError(
+            f"delay must be 0 (again at once) or from {MIN_DELAY:g} to {MAX_DELAY:g} seconds, "
+            f"not {seconds:g}"
+        )
+    return seconds
+
+
+class Control:
+    """The calls behind Event and Subscription."""
+
+    def __init__(self, session: Session, intake: Intake) -> None:
+        self._session = session
+        self._intake = intake
+        self.deferred = 0
+        self.discarded = 0
+
+    @property
+    def _name(self) -> str:
+        return self._intake.event_name
+
+    # Settling
+
+    async def acknowledge(self, key: EventKey) -> ControlResult:
+        check_idem(key.idem)
+        request = Acknowledge(self._name, key.idem, key.block)
+        outcome = await self._settle(key, request, Place.ACKNOWLEDGED)
+        return self._result("acknowledged", outcome, key.idem)
+
+    async def defer(
+        self, key: EventKey | None, idem: str, delay: float, reason: str
+    ) -> DeferResult:
+        seconds = check_delay(delay)
+        check_reason(reason)
+        request = Defer(self._name, check_idem(idem), round(seconds * 1000), reason)
+        outcome = await self._settle(key, request, Place.GIVEN_BACK)
+        self.deferred += 1
+        now = _now()
+        return DeferResult(
+            status="success",
+            action="deferred",
+            event_name=self._name,
+            event_idem=idem,
+            message=outcome.message,
+            timestamp=now,
+            delay=seconds,
+            scheduled_delivery=_due(outcome.due_ms, now, seconds),
+        )
+
+    async def discard(self, key: EventKey | None, idem: str, reason: str) -> ControlResult:
+        check_reason(reason)
+        request = Discard(self._name, check_idem(idem), reason)
+        outcome = await self._settle(key, request, Place.DISCARDED)
+        self.discarded += 1
+        return self._result("discarded", outcome, idem)
+
+    async def _settle(self, key: EventKey | None, request: Request, place: Place) -> Outcome:
+        self._intake.check_open()
+        before = None if key is None else self._intake.place(key)
+        if key is not None and before is Place.IN_HAND:
+            # A copy that arrives meanwhile is not shown.
+            self._intake.move(key, Place.ACKNOWLEDGING)
+        settled = False
+        try:
+            outcome = await self._session.request(request)
+            settled = means_done(outcome)
+        finally:
+            if key is not None and settled:
+                self._intake.move(key, place)
+            elif key is not None and before is Place.IN_HAND:
+                self._intake.move(key, Place.IN_HAND)
+        if not settled:
+            raise self._refused(request, outcome)
+        return outcome
+
+    # Replay
+
+    async def replay(self, idem: str) -> Delivery:
+        outcome = await self._ask(Replay(self._name, check_idem(idem)))
+        assert outcome.delivery is not None
+        return outcome.delivery
+
+    # The flow
+
+    async def pause(self, reason: str) -> ControlResult:
+        outcome = await self._ask(Pause(self._name, check_reason(reason)))
+        self._intake.paused_by_user()
+        return self._result("paused", outcome)
+
+    async def resume(self) -> ControlResult:
+        self._intake.check_open()
+        if self._intake.engine_must_stay_paused:
+            self._intake.continued_here()
+            outcome = Outcome(True, "delivery goes on when the buffer has room")
+        else:
+            outcome = await self._ask(Continue(self._name))
+            self._intake.continued_by_user()
+        return self._result("continued", outcome)
+
+    async def unsubscribe(self) -> ControlResult:
+        return self._result("unsubscribed", await self._ask(Unsubscribe(self._name)))
+
+    async def _ask(self, request: Request) -> Outcome:
+        self._intake.check_open()
+        outcome = await self._session.request(request)
+        if not outcome.success:
+            raise self._refused(request, outcome)
+        return outcome
+
+    def _refused(self, request: Request, outcome: Outcome) -> EnSyncError:
+        action = type(request).__name__.lower()
+        return EnSyncSubscriptionError(
+            f"the engine refused to {action} ({self._name!r}): "
+            f"{outcome.message or 'no reason given'}",
+            code=f"{action}_refused",
+            event_name=self._name,
+            event_idem=getattr(request, "idem", None),
+        )
+
+    def _result(self, action: str, outcome: Outcome, idem: str | None = None) -> ControlResult:
+        return ControlResult("success", action, self._name, idem, outcome.message, _now())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _due(due_ms: int | None, now: datetime, seconds: float) -> datetime:
+    if due_ms is not None:
+        try:
+            return datetime.fromtimestamp(due_ms / 1000, UTC)
+        except (OverflowError, ValueError, OSError):
+            # The deferral is made; only the engine's clock is beyond any calendar.
+            return now + timedelta(seconds=seconds)
+    return now + timedelta(seconds=seconds)

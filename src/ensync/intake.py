@@ -1,0 +1,325 @@
+"""What arrives for one subscription: recognised, buffered within a bound, given out.
+
+The reader calls :meth:`Intake.deliver`; loops call :meth:`Intake.take`. An event
+leaves the buffer in the same step in which a loop gets it, so that a
+cancellation at any moment finds it in one place or the other.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import NamedTuple
+
+import anyio
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+
+from ensync.connection import Connection
+from ensync.engine_pause import EnginePause
+from ensync.errors import EnSyncConnectionError, EnSyncError, EnSyncSubscriptionError
+from ensync.ledger import Arrival, DeliveryLedger, EventKey, Place
+from ensync.session import Session
+from ensync.transports.base import Delivery, Discard, Outcome, Pause, Stream
+
+__all__ = ["Arrived", "Intake"]
+
+logger = logging.getLogger("ensync")
+
+# Events between two full turns of the event loop, so that a fast stream neither
+# pays for one at every event nor starves other tasks.
+_EVENTS_PER_CHECKPOINT = 32
+_TAKEN = (Place.IN_HAND, Place.ACKNOWLEDGING)
+# What an engine may still send after it was told to pause.
+_MAX_OVERSHOOT = 10_000
+
+
+class Arrived(NamedTuple):
+    """An event in the buffer, or in a loop's hand."""
+
+    delivery: Delivery
+    redelivered: bool
+
+    @property
+    def key(self) -> EventKey:
+        return EventKey(self.delivery.idem, self.delivery.block)
+
+
+class Intake:
+    """One subscription as the session sees it."""
+
+    def __init__(self, session: Session, event_name: str, buffer_size: int) -> None:
+        self._session = session
+        self._event_name = event_name
+        self._buffer_size = buffer_size
+        self._send, self._receive = anyio.create_memory_object_stream[Arrived](float("inf"))
+        self._ledger = DeliveryLedger()
+        self._taken: dict[EventKey, Arrived] = {}
+        self._engine_pause = EnginePause(event_name)
+        self._stream: Stream | None = None
+        self._connection: Connection | None = None
+        self._held = False
+        self._changed: anyio.Event | None = None
+        self._since_checkpoint = 0
+        self._refusal_logged = False
+        self._stopped = False
+        self.finished = False
+        self.error: EnSyncError | None = None
+        self.user_paused = False
+        self.received = 0
+        self.duplicates = 0
+        self.confirmed = 0
+        self.refused = 0
+
+    # What the session needs
+
+    @property
+    def event_name(self) -> str:
+        return self._event_name
+
+    @property
+    def is_attached(self) -> bool:
+        return self._stream is not None
+
+    @property
+    def stream(self) -> Stream | None:
+        return self._stream
+
+    def attached(self, connection: Connection, stream: Stream) -> None:
+        self._stream, self._connection = stream, connection
+        self._engine_pause.attached(connection)
+        if self._held:
+            self._hold()
+
+    def detached(self) -> None:
+        self._stream = self._connection = None
+        self._engine_pause.detached()
+
+    async def restore_pause(self) -> None:
+        if self.user_paused:
+            outcome = await self._session.request(Pause(self._event_name, "paused before"))
+            if not outcome.success:
+                logger.warning(
+                    "%r could not be paused again: %s", self._event_name, outcome.message
+                )
+
+    def retry(self) -> None:
+        self._engine_pause.reconcile()
+
+    def failed(self, error: EnSyncError) -> None:
+        self.detached()
+        self.finish(error)
+
+    def deliver(self, delivery: Delivery) -> None:
+        if self.finished or self._stopped:
+            return
+        self.received += 1
+        arrived = Arrived(delivery, redelivered=False)
+        arrival = self._ledger.arrived(arrived.key)
+        if arrival is Arrival.SHOW:
+            self._buffer(arrived)
+        elif arrival is Arrival.SHOW_AGAIN:
+            self._buffer(Arrived(delivery, redelivered=True))
+        else:
+            self.duplicates += 1
+            self._settle_again(arrival, arrived.key)
+
+    def _settle_again(self, arrival: Arrival, key: EventKey) -> None:
+        if arrival is Arrival.ACKNOWLEDGE_AGAIN:
+            self._session.acknowledgements.add(self, key)
+        elif arrival is Arrival.DISCARD_AGAIN and self._connection is not None:
+            request = Discard(self._event_name, key.idem, "discarded before")
+            self._connection.live_link.send(request, self._discarded_again)
+
+    def _discarded_again(self, answer: Outcome | EnSyncError) -> None:
+        logger.debug("discarded an event of %r again: %s", self._event_name, answer)
+
+    def acknowledged(self, key: EventKey) -> None:
+        self.confirmed += 1
+        self.move(key, Place.ACKNOWLEDGED)
+
+    def acknowledgement_refused(self, key: EventKey, reason: str) -> None:
+        self.refused += 1
+        self.move(key, Place.GIVEN_BACK)
+        if self._refusal_logged:
+            return
+        self._refusal_logged = True
+        logger.warning(
+            "the engine refused an acknowledgement of %r (further ones are only counted): %s",
+            self._event_name,
+            reason,
+        )
+
+    # The buffer
+
+    @property
+    def buffered(self) -> int:
+        return self._receive.statistics().current_buffer_used
+
+    @property
+    def in_hand(self) -> int:
+        return self._ledger.count(Place.IN_HAND)
+
+    def _buffer(self, arrived: Arrived) -> None:
+        self._send.send_nowait(arrived)
+        used = self.buffered
+        if used >= self._buffer_size and not self._held:
+            self._held = True
+            self._hold()
+        if used > self._buffer_size + _MAX_OVERSHOOT:
+            self._refuse_flood()
+        self.notify()
+
+    def _hold(self) -> None:
+        if self._stream is not None and not self._stream.hold():
+            self._engine_pause.want(True)
+
+    def _release(self) -> None:
+        self._held = False
+        if self._stream is not None:
+            self._stream.release()
+        self._engine_pause.want(self.user_paused)
+
+    def _refuse_flood(self) -> None:
+        if self._connection is not None:
+            self._connection.live_link.abort(
+                EnSyncConnectionError(
+                    f"the engine goes on delivering {self._event_name!r} although it was told "
+                    "to pause",
+                    code="flooded",
+                )
+            )
+
+    async def take(self) -> Arrived | None:
+        """The next event, which is then in hand; None when there will be none.
+
+        Raises:
+            EnSyncError: What ended the subscription.
+        """
+        await self._checkpoint()
+        while True:
+            if self.finished:
+                self._raise_error()
+                return None
+            arrived = self._take_nowait()
+            if arrived is not None:
+                return arrived
+            await self._wait_for_change()
+
+    async def _checkpoint(self) -> None:
+        self._since_checkpoint += 1
+        if self._since_checkpoint < _EVENTS_PER_CHECKPOINT:
+            await checkpoint_if_cancelled()
+            return
+        self._since_checkpoint = 0
+        await checkpoint()
+
+    def _take_nowait(self) -> Arrived | None:
+        if self.user_paused:
+            return None
+        try:
+            arrived = self._receive.receive_nowait()
+        except anyio.WouldBlock:
+            return None
+        self._ledger.move(arrived.key, Place.IN_HAND)
+        self._taken[arrived.key] = arrived
+        if self._held and self.buffered <= self._buffer_size // 2:
+            self._release()
+        return arrived
+
+    def _raise_error(self) -> None:
+        if self.error is None:
+            return
+        # Each loop gets an exception of its own: one would collect all their tracebacks.
+        error = type(self.error)(
+            str(self.error),
+            code=self.error.code,
+            event_name=self._event_name,
+            retryable=self.error.retryable,
+        )
+        raise error from self.error.__cause__
+
+    async def _wait_for_change(self) -> None:
+        if self._changed is None:
+            self._changed = anyio.Event()
+        self._since_checkpoint = 0
+        await self._changed.wait()
+
+    def notify(self) -> None:
+        """Wakes the loops that wait."""
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
+
+    # What becomes of an event in hand
+
+    def place(self, key: EventKey) -> Place | None:
+        return self._ledger.place(key)
+
+    def key_of(self, idem: str) -> EventKey | None:
+        return self._ledger.find(idem)
+
+    def move(self, key: EventKey, place: Place) -> None:
+        """Notes that an event is now in another place."""
+        self._ledger.move(key, place)
+        if place not in _TAKEN:
+            self._taken.pop(key, None)
+
+    def acknowledge(self, key: EventKey) -> None:
+        """Acknowledges an event that is in hand, without waiting."""
+        if self._ledger.place(key) is Place.IN_HAND:
+            self.move(key, Place.ACKNOWLEDGING)
+            self._session.acknowledgements.add(self, key)
+
+    def put_back(self, key: EventKey) -> None:
+        """An event in hand goes back to the buffer, for any loop to take."""
+        if self.finished or self._ledger.place(key) is not Place.IN_HAND:
+            return
+        arrived = self._taken.pop(key)
+        self._ledger.move(key, Place.BUFFERED)
+        self._send.send_nowait(Arrived(arrived.delivery, redelivered=True))
+        self.notify()
+
+    @property
+    def engine_must_stay_paused(self) -> bool:
+        """Whether the engine is held back by a pause because the buffer is full."""
+        return self._held and self._engine_pause.wanted
+
+    def paused_by_user(self) -> None:
+        self.user_paused = True
+        self._engine_pause.told(True)
+
+    def continued_by_user(self) -> None:
+        self.user_paused = False
+        self._engine_pause.told(False)
+        self.notify()
+
+    def continued_here(self) -> None:
+        self.user_paused = False
+        self.notify()
+
+    # The end
+
+    def stop(self) -> None:
+        """Takes no further event; what the engine still sends stays unsettled."""
+        self._stopped = True
+
+    def finish(self, error: EnSyncError | None = None) -> None:
+        """Ends every loop: with the error, or quietly.
+
+        What is buffered is dropped here, and is handed out again by the engine.
+        """
+        if self.finished:
+            return
+        self.finished, self.error = True, error
+        self._send.close()
+        self._receive.close()
+        self.notify()
+
+    def check_open(self) -> None:
+        if self.finished:
+            self._raise_error()
+            raise EnSyncSubscriptionError(
+                f"the subscription to {self._event_name!r} was left; "
+                "its unsettled events were given back to the engine",
+                code="subscription_closed",
+                event_name=self._event_name,
+            )

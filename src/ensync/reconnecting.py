@@ -1,0 +1,79 @@
+"""When to try again and when to give up: decisions on links and streams, without any waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ensync.errors import EnSyncAuthenticationError, EnSyncError
+from ensync.options import Backoff, Reconnect
+
+__all__ = ["Decision", "GiveUp", "ReconnectDecisions", "TryAfter"]
+
+
+@dataclass(frozen=True, slots=True)
+class TryAfter:
+    """Try again after this many seconds."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Stop; this is why."""
+
+    error: EnSyncError
+
+
+Decision = TryAfter | GiveUp
+
+
+class ReconnectDecisions:
+    """Fed with what happens and when; answers what to do next."""
+
+    def __init__(self, policy: Reconnect, random: Callable[[], float]) -> None:
+        self._policy = policy
+        self._backoff = Backoff(policy, random)
+        self._connected_at: float | None = None
+
+    @property
+    def attempts(self) -> int:
+        return self._backoff.attempts
+
+    def connected(self, now: float) -> None:
+        self._connected_at = now
+
+    def lost(self, error: EnSyncError, now: float) -> Decision:
+        """A connection that had been made is gone.
+
+        The back-off starts over only if it had lived for a while: an engine that
+        accepts and drops at once is not hammered.
+        """
+        lived = 0.0 if self._connected_at is None else now - self._connected_at
+        self._connected_at = None
+        if lived >= self._policy.healthy_after:
+            self._backoff.reset()
+        return self._next(error)
+
+    def failed(self, error: EnSyncError) -> Decision:
+        """An attempt to connect did not succeed."""
+        return self._next(error)
+
+    def _next(self, error: EnSyncError) -> Decision:
+        if isinstance(error, EnSyncAuthenticationError):
+            return GiveUp(error)
+        delay = self._backoff.next_delay()
+        if delay is None:
+            return GiveUp(_gave_up(error, self._backoff.attempts))
+        return TryAfter(delay)
+
+
+def _gave_up(last: EnSyncError, attempts: int) -> EnSyncError:
+    error = type(last)(
+        f"gave up after {attempts} attempts; the last failure: {last}",
+        code="gave_up",
+        event_name=last.event_name,
+        retryable=False,
+    )
+    error.__cause__ = last
+    return error

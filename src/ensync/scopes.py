@@ -1,0 +1,40 @@
+"""Scopes that own tasks and still let a single error out bare."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.abc import TaskGroup
+
+__all__ = ["background_tasks", "single_error_bare"]
+
+
+@asynccontextmanager
+async def single_error_bare() -> AsyncIterator[None]:
+    """Unwraps an exception group of one, as a task group of ours makes it.
+
+    Two failures at once stay a group.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) != 1:
+            raise
+        error = group.exceptions[0]
+        cause, context = error.__cause__, error.__context__
+        try:
+            raise error
+        finally:
+            # The group would otherwise appear as the context of its only member.
+            error.__cause__, error.__context__ = cause, context
+            del error, cause, context
+
+
+@asynccontextmanager
+async def background_tasks() -> AsyncIterator[TaskGroup]:
+    """A task group for tasks that serve the block: they are cancelled when it is left."""
+    async with single_error_bare(), anyio.create_task_group() as tasks:
+        yield tasks
+        tasks.cancel_scope.cancel()

@@ -1,0 +1,320 @@
+"""One client's session with the engine: connect, serve, lose, back off, give up.
+
+A supervisor task keeps one authenticated link up. Whatever the client wants of the
+engine goes through here, so that a request made while the link is down waits for
+the next one, and a subscription outlives the link that it was made on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from ensync.acknowledgements import AcknowledgementPipeline
+from ensync.connection import Answer, ClientState, Connection, SessionSettings
+from ensync.errors import (
+    EnSyncConnectionError,
+    EnSyncError,
+    EnSyncTimeoutError,
+)
+from ensync.options import Backoff, Reconnect
+from ensync.reconnecting import ReconnectDecisions, TryAfter
+from ensync.registry import SubscriptionRegistry
+from ensync.transports.base import (
+    Heartbeat,
+    Identity,
+    Link,
+    LostCallback,
+    Outcome,
+    Request,
+)
+from ensync.transports.bridge import AsyncioSide
+
+__all__ = ["Session"]
+
+logger = logging.getLogger("ensync")
+
+# A heartbeat unanswered for this long means a dead link, however long requests may take.
+_MAX_HEARTBEAT_TIMEOUT = 10.0
+# Acknowledgements go first on a new link, so that their events are not handed out
+# again; an engine that is slow to confirm does not hold the subscriptions up longer.
+_ACKNOWLEDGE_FIRST = 2.0
+
+
+class Session:
+    """Made by the engine for each client. :meth:`open` first, then :meth:`run` as a task."""
+
+    def __init__(
+        self,
+        side: AsyncioSide,
+        open_link: Callable[[LostCallback], Awaitable[Link]],
+        app_key: str,
+        settings: SessionSettings,
+        random: Callable[[], float],
+    ) -> None:
+        self.side = side
+        self._open_link = open_link
+        self._app_key = app_key
+        self._random = random
+        self.settings = settings
+        self._connection: Connection | None = None
+        self._final_error: EnSyncError | None = None
+        self._state = ClientState.CONNECTING
+        self._changed = anyio.Event()
+        self._decisions = self._new_decisions()
+        self.reconnects = 0
+        self.subscriptions = SubscriptionRegistry(self, self._new_decisions)
+        self.identity = Identity("", "", {})
+        self.acknowledgements = AcknowledgementPipeline(
+            timeout=settings.request_timeout, session_unknown=self.unknown_to_engine
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Session {self._state} attempts={self._decisions.attempts} "
+            f"subscriptions={self.subscriptions.names} "
+            f"unconfirmed={self.acknowledgements.unconfirmed}>"
+        )
+
+    def _new_decisions(self) -> ReconnectDecisions:
+        return ReconnectDecisions(self.settings.reconnect, self._random)
+
+    # State
+
+    @property
+    def state(self) -> ClientState:
+        return self._state
+
+    @property
+    def current(self) -> Connection | None:
+        """The connection, if there is one now."""
+        return self._connection
+
+    @property
+    def changed(self) -> anyio.Event:
+        """Set, and replaced, at each change of state."""
+        return self._changed
+
+    def _set_state(self, state: ClientState) -> None:
+        self._state = state
+        self._notify()
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+
+    # Connecting
+
+    async def open(self) -> None:
+        """Connects and authenticates once.
+
+        Raises:
+            EnSyncAuthenticationError: The engine refuses the app key.
+            EnSyncConnectionError: It can't be reached within the connect timeout.
+        """
+        self._begin(await self._connect())
+
+    async def _connect(self) -> Connection:
+        connection = Connection()
+        timeout = self.settings.connect_timeout
+        with anyio.move_on_after(timeout):
+            await self.side.run(self._establish, connection)
+            return connection
+        raise EnSyncTimeoutError(
+            f"no connection to the engine within {timeout:g} s", code="connect_timeout"
+        )
+
+    async def _establish(self, connection: Connection) -> None:
+        link = await self._open_link(connection.lose)
+        try:
+            connection.identity = await link.authenticate(self._app_key)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await link.aclose()
+            raise
+        connection.link = link
+
+    def _begin(self, connection: Connection) -> None:
+        assert connection.identity is not None
+        self.identity = connection.identity
+        self._connection = connection
+        self._decisions.connected(anyio.current_time())
+        self.acknowledgements.attach(connection.live_link)
+        self._set_state(ClientState.CONNECTED)
+
+    # The supervisor
+
+    async def run(self) -> None:
+        """Keeps the session up until it is cancelled or has to give up."""
+        try:
+            while self._connection is not None:
+                connection = self._connection
+                error = await self._serve(connection)
+                await self._retire(connection)
+                await self._reconnect(error)
+        finally:
+            await self._close()
+
+    async def _serve(self, connection: Connection) -> EnSyncConnectionError:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._beat, connection, name="ensync heartbeat")
+            tasks.start_soon(self._resend_late, name="ensync acknowledgements")
+            tasks.start_soon(self._restore, connection, name="ensync subscriptions")
+            await connection.wait_lost()
+            tasks.cancel_scope.cancel()
+        return await connection.wait_lost()
+
+    async def _retire(self, connection: Connection) -> None:
+        self._connection = None
+        self.acknowledgements.detach()
+        self.subscriptions.detached()
+        self._set_state(ClientState.RECONNECTING)
+        await self._close_link(connection)
+
+    async def _close_link(self, connection: Connection) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.side.run(connection.live_link.aclose)
+
+    async def _reconnect(self, error: EnSyncConnectionError) -> None:
+        logger.info("connection lost: %s", error)
+        decision = self._decisions.lost(error, anyio.current_time())
+        while isinstance(decision, TryAfter):
+            await anyio.sleep(decision.delay)
+            try:
+                connection = await self._connect()
+            except EnSyncConnectionError as failure:
+                logger.info("attempt to reconnect failed: %s", failure)
+                decision = self._decisions.failed(failure)
+            else:
+                self.reconnects += 1
+                self._begin(connection)
+                return
+        logger.error("giving up: %s", decision.error)
+        self._finish(decision.error)
+
+    def _finish(self, error: EnSyncError) -> None:
+        self._final_error = error
+        self.subscriptions.failed(error)
+        self._set_state(ClientState.CLOSED)
+
+    async def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        self.acknowledgements.detach()
+        if self._final_error is None:
+            self._finish(EnSyncConnectionError("the client was closed", code="closed"))
+        if connection is not None:
+            await self._close_link(connection)
+
+    async def _restore(self, connection: Connection) -> None:
+        with anyio.move_on_after(_ACKNOWLEDGE_FIRST):
+            await self.acknowledgements.wait_until_all_confirmed()
+        await self.subscriptions.keep(connection)
+
+    async def _beat(self, connection: Connection) -> None:
+        interval, timeout = self.settings.heartbeat_interval, self.settings.heartbeat_timeout
+        while True:
+            await anyio.sleep(interval)
+            deadline = anyio.current_time() + timeout
+            answer = await self.exchange(connection, Heartbeat(), deadline)
+            if isinstance(answer.result, Outcome):
+                if not answer.result.success:
+                    self.unknown_to_engine(answer.result.message)
+                continue
+            self._missed(connection, answer.result)
+
+    def _missed(self, connection: Connection, error: EnSyncError) -> None:
+        lost = EnSyncConnectionError(f"the engine missed a heartbeat: {error}", code="link_dead")
+        lost.__cause__ = error
+        connection.live_link.abort(lost)
+
+    def unknown_to_engine(self, message: str) -> None:
+        """The engine answered that it does not know this client: connect anew."""
+        if self._connection is not None:
+            self._connection.lose(
+                EnSyncConnectionError(
+                    f"the engine does not know this client any more: {message}",
+                    code="session_unknown",
+                )
+            )
+
+    async def _resend_late(self) -> None:
+        while True:
+            await anyio.sleep(min(1.0, self.settings.request_timeout / 4))
+            self.acknowledgements.expire(anyio.current_time())
+            self.subscriptions.retry()
+
+    # Requests
+
+    async def connection(self, deadline: float) -> Connection:
+        """The connection, waiting for one while reconnecting.
+
+        Raises:
+            EnSyncTimeoutError: There was none by the deadline.
+            EnSyncConnectionError: There will be none.
+        """
+        with anyio.CancelScope(deadline=deadline):
+            while True:
+                if self._final_error is not None:
+                    raise self._copy_of_final_error()
+                if self._connection is not None and not self._connection.is_lost:
+                    return self._connection
+                await self._changed.wait()
+        raise EnSyncTimeoutError("not connected to the engine, and not again in time")
+
+    def _copy_of_final_error(self) -> EnSyncError:
+        # One exception raised in many tasks would collect all their tracebacks.
+        final = self._final_error
+        assert final is not None
+        error = type(final)(str(final), code=final.code, retryable=final.retryable)
+        error.__cause__ = final.__cause__
+        return error
+
+    async def exchange(self, connection: Connection, request: Request, deadline: float) -> Answer:
+        """Sends a request once and waits for its answer, until the deadline."""
+        answers: list[Outcome | EnSyncError] = []
+        answered = anyio.Event()
+
+        def on_reply(answer: Outcome | EnSyncError) -> None:
+            answers.append(answer)
+            answered.set()
+
+        call = connection.live_link.send(request, on_reply)
+        sent = False
+        try:
+            with anyio.CancelScope(deadline=deadline):
+                await answered.wait()
+        finally:
+            sent = call.sent
+            if not answers:
+                call.cancel()
+        if answers:
+            return Answer(answers[0], sent)
+        return Answer(EnSyncTimeoutError("no answer from the engine in time"), sent)
+
+    async def request(self, request: Request, timeout: float | None = None) -> Outcome:
+        """Sends a request that may safely be repeated until it is answered.
+
+        Raises:
+            EnSyncTimeoutError: No answer within the timeout.
+            EnSyncConnectionError: The session has ended.
+        """
+        deadline = anyio.current_time() + (timeout or self.settings.request_timeout)
+        pauses = Backoff(Reconnect(initial=0.05, maximum=1.0, max_attempts=None), self._random)
+        while True:
+            connection = await self.connection(deadline)
+            result = (await self.exchange(connection, request, deadline)).result
+            if isinstance(result, Outcome):
+                if not result.unauthenticated:
+                    return result
+                self.unknown_to_engine(result.message)
+                continue
+            if isinstance(result, EnSyncTimeoutError) or not _may_repeat(result):
+                raise result
+            if not connection.is_lost:
+                await anyio.sleep(pauses.next_delay() or 0)
+
+
+def _may_repeat(error: EnSyncError) -> bool:
+    return isinstance(error, EnSyncConnectionError) and error.retryable

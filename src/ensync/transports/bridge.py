@@ -1,0 +1,188 @@
+"""Runs asyncio code for programs that run on trio.
+
+The one module that knows both runtimes; everything else is written against
+anyio, or is asyncio code that is only ever started from here. On asyncio it adds
+nothing. On trio it opens a trio-asyncio loop in the same thread, so objects of
+both sides may touch each other freely: an ``anyio.Event`` made on one side can be
+set from the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import ssl
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, TypeVarTuple
+
+import anyio
+
+from ensync.errors import EnSyncGenericError
+
+__all__ = ["AsyncioSide", "being_cancelled", "open_asyncio_side"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+logger = logging.getLogger("ensync")
+
+
+class AsyncioSide:
+    """Where the transports' asyncio code runs, for as long as its scope is open."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        """Awaits an asyncio function; cancelling this cancels it."""
+        return await function(*args)
+
+    def spawn(
+        self, function: Callable[[*Ts], Coroutine[Any, Any, object]], *args: *Ts, name: str
+    ) -> asyncio.Task[Any]:
+        """Starts an asyncio task that ends with the scope, at the latest.
+
+        The function handles its own errors; one that escapes is logged.
+        """
+        task = self._loop.create_task(function(*args), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    async def create_connection(
+        self,
+        make_protocol: Callable[[], asyncio.BaseProtocol],
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None,
+    ) -> asyncio.BaseProtocol:
+        """Connects a TCP socket and hands it to a protocol. Asyncio side only."""
+        _, protocol = await self._loop.create_connection(make_protocol, host, port, ssl=tls)
+        return protocol
+
+    async def create_server(
+        self,
+        make_protocol: Callable[[], asyncio.BaseProtocol],
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None,
+    ) -> asyncio.Server:
+        """Listens on a TCP port and hands each connection to a protocol. Asyncio side only."""
+        return await self._loop.create_server(make_protocol, host, port, ssl=tls)
+
+    def call_soon(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
+        """Calls a function in the next turn of the asyncio loop."""
+        self._loop.call_soon(function, *args)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            logger.error("internal error in %s", task.get_name(), exc_info=error)
+
+    async def _cancel_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+class _AsyncioSideOfTrio(AsyncioSide):
+    async def run(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        import trio_asyncio
+
+        result: T = await trio_asyncio.aio_as_trio(function, loop=self._loop)(*args)
+        return result
+
+
+@asynccontextmanager
+async def open_asyncio_side() -> AsyncIterator[AsyncioSide]:
+    """Opens the asyncio side of the runtime that is running.
+
+    Raises:
+        EnSyncGenericError: Under trio, when trio-asyncio is not installed.
+    """
+    if _on_trio():
+        async with _open_trio_asyncio_loop() as loop:
+            side: AsyncioSide = _AsyncioSideOfTrio(loop)
+            async with _tasks_ended(side):
+                yield side
+        return
+    side = AsyncioSide(asyncio.get_running_loop())
+    async with _tasks_ended(side):
+        yield side
+
+
+@asynccontextmanager
+async def _tasks_ended(side: AsyncioSide) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
+            await side.run(side._cancel_tasks)  # pyright: ignore[reportPrivateUsage]
+
+
+@asynccontextmanager
+async def _open_trio_asyncio_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
+    try:
+        import trio_asyncio
+    except ImportError as error:
+        raise EnSyncGenericError(
+            "running under trio needs trio-asyncio: pip install 'ensync[trio]'",
+            code="missing_extra",
+        ) from error
+    _teach_anyio_about_trio_asyncio()
+    running = trio_asyncio.current_loop.get()
+    if running is not None:
+        yield running
+        return
+    async with trio_asyncio.open_loop() as loop:
+        loop.set_exception_handler(_log_loop_error)
+        yield loop
+
+
+def _teach_anyio_about_trio_asyncio() -> None:
+    # trio-asyncio replaces asyncio's get_running_loop by one that knows its loops. Where
+    # asyncio was used through anyio before, anyio holds on to the one that does not.
+    anyio_on_asyncio: Any = sys.modules.get("anyio._backends._asyncio")
+    if anyio_on_asyncio is not None:
+        anyio_on_asyncio.get_running_loop = asyncio.get_running_loop
+
+
+def _log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # trio-asyncio's own handler raises out of the scope and would end the user's program.
+    logger.error(
+        "error in an asyncio callback: %s",
+        context.get("message"),
+        exc_info=context.get("exception"),
+    )
+
+
+def _on_trio() -> bool:
+    try:
+        import sniffio  # comes with trio, so its absence is an answer
+    except ImportError:
+        return False
+    try:
+        return sniffio.current_async_library() == "trio"
+    except sniffio.AsyncLibraryNotFoundError:
+        return False
+
+
+def being_cancelled() -> bool:
+    """Whether the running task is inside a cancelled scope, or is cancelled itself."""
+    if anyio.current_effective_deadline() == -math.inf:
+        return True
+    if _on_trio():
+        return False
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

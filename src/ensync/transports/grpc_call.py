@@ -1,0 +1,111 @@
+"""One request of the port over gRPC, in the method names of the engine's generation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import betterproto2
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from ensync.errors import EnSyncConnectionError, EnSyncError
+from ensync.transports.base import (
+    Call,
+    Outcome,
+    ReplyCallback,
+    Request,
+)
+from ensync.transports.grpc_connection import UnaryCall, UnaryResult
+from ensync.transports.grpc_messages import METHODS, Generation, Method
+from ensync.transports.grpc_status import REFUSALS, status_text
+
+if TYPE_CHECKING:
+    from ensync.transports.grpc import GrpcLink
+
+__all__ = ["GrpcCall"]
+
+
+class GrpcCall(Call):
+    """A request of the port, in the names of the engine's generation."""
+
+    def __init__(self, link: GrpcLink, request: Request, on_reply: ReplyCallback) -> None:
+        self._link = link
+        self._request = request
+        self._on_reply: ReplyCallback | None = on_reply
+        self._method: Method = METHODS[type(request)]
+        self._unary: UnaryCall | None = None
+        self.sent = False
+
+    def start(self) -> None:
+        told = self._link.transport.generation
+        self._start_as(told or Generation.MESSAGE)
+
+    def _start_as(self, generation: Generation) -> None:
+        def on_result(result: UnaryResult) -> None:
+            self._resulted(result, generation)
+
+        message = self._method.encode(self._link.client_id, self._request)
+        path = self._method.path(generation)
+        self._unary = self._link.connection.call(
+            path, message, self._method.reply_type, on_result, self._was_sent
+        )
+
+    def _was_sent(self) -> None:
+        self.sent = True
+
+    def cancel(self) -> None:
+        self._on_reply = None
+        self._link.call_ended(self)
+        if self._unary is not None:
+            self._unary.cancel()
+
+    def answer(self, result: Outcome | EnSyncError) -> None:
+        on_reply, self._on_reply = self._on_reply, None
+        self._link.call_ended(self)
+        if on_reply is not None:
+            on_reply(result)
+
+    def _resulted(self, result: UnaryResult, generation: Generation) -> None:
+        if self._on_reply is None:
+            return
+        if isinstance(result, EnSyncConnectionError):
+            self.answer(result)
+        elif isinstance(result, GRPCError):
+            self._refused(result, generation)
+        else:
+            self._answered(result, generation)
+
+    def _answered(self, reply: betterproto2.Message, generation: Generation) -> None:
+        if not self._method.same_in_both:
+            self._link.transport.generation = generation
+        try:
+            outcome = self._method.decode(reply, self._request)
+        except EnSyncError as error:
+            self.answer(error)
+        else:
+            self.answer(outcome)
+
+    def _refused(self, error: GRPCError, generation: Generation) -> None:
+        if error.status is Status.UNIMPLEMENTED and self._other_generation_may_do(generation):
+            self._start_as(Generation.EVENT)
+        elif error.status is Status.UNAUTHENTICATED:
+            self.answer(Outcome(False, status_text(error), unauthenticated=True))
+        elif error.status in REFUSALS:
+            self.answer(Outcome(False, status_text(error)))
+        else:
+            self.answer(_passing_failure(error))
+
+    def _other_generation_may_do(self, tried: Generation) -> bool:
+        return (
+            tried is Generation.MESSAGE
+            and not self._method.same_in_both
+            and self._link.transport.generation is None
+        )
+
+
+def _passing_failure(error: GRPCError) -> EnSyncConnectionError:
+    failure = EnSyncConnectionError(
+        f"the engine failed on a request: {status_text(error)}", code="request_failed"
+    )
+    failure.__cause__ = error
+    return failure

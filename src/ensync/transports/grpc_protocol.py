@@ -1,0 +1,151 @@
+"""grpclib's protocol and channel, on one connection that is never made anew.
+
+What leans on how grpclib works inside is here: its event processors, and the
+channel's way to its protocol.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import anyio
+from grpclib.client import Channel
+from grpclib.config import Configuration
+from grpclib.protocol import AbstractHandler, H2Protocol
+from h2.config import H2Configuration
+from h2.events import ConnectionTerminated, RemoteSettingsChanged
+from h2.settings import SettingCodes
+
+from ensync.address import Address
+
+__all__ = ["CONNECTION_WINDOW", "STREAM_WINDOW", "ClientProtocol", "FixedChannel", "ProtocolOwner"]
+
+# One unread subscription may fill its stream's window. Were the connection's window
+# no larger, that would stall every call on the connection.
+STREAM_WINDOW = 1 << 20
+CONNECTION_WINDOW = (1 << 31) - 1
+
+_FRAME_TYPE_AT = 3
+_SETTINGS_FRAME = 4
+_TLS_ALERT = 0x15
+
+
+class ProtocolOwner(Protocol):
+    """A connection, as its protocol sees it."""
+
+    def set_stream_limit(self, limit: int) -> None: ...
+
+    def connection_ended(self, reason: str, cause: BaseException | None) -> None: ...
+
+
+class FixedChannel(Channel):
+    """A grpclib channel on a connection that is already there, and never reconnects."""
+
+    def __init__(self, address: Address, protocol: H2Protocol, tls: ssl.SSLContext | None) -> None:
+        super().__init__(address.host, address.port, ssl=tls)  # pyright: ignore[reportUnknownMemberType]
+        self._fixed_protocol = protocol
+
+    async def __connect__(self) -> H2Protocol:
+        return self._fixed_protocol
+
+
+class _ClientHandler(AbstractHandler):
+    """Where grpclib says that it closed the connection, whatever the reason."""
+
+    def __init__(self, protocol: ClientProtocol) -> None:
+        self._protocol = protocol
+
+    def accept(self, stream: Any, headers: Any, release_stream: Any) -> None:
+        raise NotImplementedError("an engine does not call its clients")
+
+    def cancel(self, stream: Any) -> None:
+        """A single stream was reset; whoever reads it is told by grpclib."""
+
+    def close(self) -> None:
+        self._protocol.ended()
+
+
+class ClientProtocol(H2Protocol):
+    """grpclib's protocol, telling its owner of settings and of every kind of end."""
+
+    def __init__(self, owner: ProtocolOwner) -> None:
+        self._owner = owner
+        self._transport: Any = None
+        self._greeted = False
+        self._reason = "closed by the engine"
+        self._cause: BaseException | None = None
+        self.closed = anyio.Event()
+        config = Configuration(
+            http2_connection_window_size=CONNECTION_WINDOW, http2_stream_window_size=STREAM_WINDOW
+        )
+        h2_config = H2Configuration(
+            client_side=True,
+            header_encoding="ascii",
+            validate_inbound_headers=False,
+            validate_outbound_headers=False,
+            normalize_inbound_headers=False,
+            normalize_outbound_headers=False,
+        )
+        super().__init__(_ClientHandler(self), config.__for_client__(), h2_config)
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        super().connection_made(transport)
+        self._listen(RemoteSettingsChanged, self._settings_changed)
+        self._listen(ConnectionTerminated, self._going_away)
+
+    def _listen(self, event_type: type[Any], listener: Callable[[Any], None]) -> None:
+        processors = cast("dict[type[Any], Callable[[Any], None]]", self.processor.processors)
+        process = processors[event_type]
+
+        def both(event: Any) -> None:
+            listener(event)
+            process(event)
+
+        processors[event_type] = both
+
+    def _settings_changed(self, event: RemoteSettingsChanged) -> None:
+        changed = event.changed_settings.get(SettingCodes.MAX_CONCURRENT_STREAMS)
+        if changed is not None:
+            self._owner.set_stream_limit(changed.new_value)
+
+    def _going_away(self, event: ConnectionTerminated) -> None:
+        self._reason = f"the engine is going away (GOAWAY, error code {event.error_code})"
+
+    def data_received(self, data: bytes) -> None:
+        if not self._greeted and not self._check_greeting(data):
+            return
+        try:
+            super().data_received(data)
+        except Exception as error:  # noqa: BLE001 - grpclib raises on frames it has no handler for
+            self._reason, self._cause = f"a frame that can't be handled: {error!r}", error
+            self.ended()
+
+    def _check_greeting(self, data: bytes) -> bool:
+        self._greeted = True
+        if len(data) <= _FRAME_TYPE_AT or data[_FRAME_TYPE_AT] == _SETTINGS_FRAME:
+            return True
+        if data[0] == _TLS_ALERT:
+            self._reason = "it answers in TLS; say grpcs:// instead of grpc://"
+        else:
+            self._reason = f"it does not speak gRPC (its first bytes are {data[:16]!r})"
+        self.ended()
+        return False
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if exc is not None:
+            self._reason, self._cause = str(exc) or repr(exc), exc
+        self.closed.set()
+        super().connection_lost(exc)
+
+    def ended(self) -> None:
+        self._owner.connection_ended(self._reason, self._cause)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        self._transport.close()
