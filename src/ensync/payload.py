@@ -146,17 +146,21 @@ def payload_decoder(payload_type: type[T] | None) -> Callable[[bytes], T | Any]:
 def _type_adapter(payload_type: type[T]) -> TypeAdapter[T]:
     try:
         from pydantic import TypeAdapter
-        from pydantic.errors import PydanticUserError
+        from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
     except ImportError as error:
         raise EnSyncValidationError(
             "payload_type needs pydantic: pip install 'ensync[pydantic]'", code="missing_extra"
         ) from error
     try:
-        return TypeAdapter(payload_type)
-    except PydanticUserError as error:
+        adapter = TypeAdapter(payload_type)
+        # A name that can't be resolved would otherwise come up with the first event.
+        adapter.rebuild(raise_errors=True)
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         raise EnSyncValidationError(
-            f"payload_type must be a dataclass, a TypedDict or a pydantic model: {error.message}"
+            "payload_type must be a dataclass, a TypedDict or a pydantic model, and the types it"
+            f" names must be found in its module: {error.message}"
         ) from error
+    return adapter
 
 
 def _validated(adapter: TypeAdapter[T], text: bytes, type_name: str) -> T:
