@@ -20,11 +20,11 @@ from ensync.server.consumer import Consumer, Credit, EndReason
 from ensync.server.publication import (
     Publication,
     check_delay,
-    check_event_name,
-    check_idem,
     check_publication,
-    check_reason,
     parse_json_object,
+    require_event_name,
+    require_idem,
+    require_reason,
 )
 from ensync.server.refusal import Reason, Refusal, shown
 from ensync.server.settling import EventRef, Settling
@@ -47,6 +47,9 @@ class Limits(NamedTuple):
     clients: int = 10_000
     subscriptions_per_client: int = 1_000
     credit: Credit = Credit()
+
+
+_DEFAULT_LIMITS = Limits()
 
 
 class Statistics(NamedTuple):
@@ -94,7 +97,7 @@ class Broker:
         store: Store,
         apps: AppRegistry,
         *,
-        limits: Limits | None = None,
+        limits: Limits = _DEFAULT_LIMITS,
         heartbeat_timeout: float = 90.0,
         new_client_id: Callable[[], str] = lambda: secrets.token_hex(16),
         clock: Callable[[], float] = time.monotonic,
@@ -102,7 +105,7 @@ class Broker:
     ) -> None:
         self._store = store
         self._apps = apps
-        self._limits = Limits() if limits is None else limits
+        self._limits = limits
         self._heartbeat_timeout = heartbeat_timeout
         self._now_ms = now_ms
         self._clients = Clients(new_client_id, clock)
@@ -168,6 +171,7 @@ class Broker:
     async def publish(self, client_id: str, publication: Publication) -> StoredEvent:
         """Stores an event for its recipient."""
         app = self._app_of(self._client(client_id))
+        publication = _with_metadata(publication)
         metadata = check_publication(publication)
         if not app.may_send(publication.event_name):
             raise Refusal(
@@ -208,7 +212,7 @@ class Broker:
 
     def pause(self, client_id: str, event_name: str, reason: str = "") -> None:
         """Stops delivery to this subscription; what it has in hand stays its own."""
-        check_reason(reason)
+        require_reason(reason)
         client = self._client(client_id)
         self._consumer_of(client, event_name)
         client.pause(event_name)
@@ -238,7 +242,7 @@ class Broker:
         Returns:
             When it is due, in milliseconds since the epoch.
         """
-        check_reason(reason)
+        require_reason(reason)
         check_delay(delay_ms)
         due_ms = await self._settling.defer(self._ref(client_id, idem, event_name), delay_ms)
         self._counters.deferred += 1
@@ -248,7 +252,7 @@ class Broker:
         self, client_id: str, idem: str, reason: str = "", event_name: str = ""
     ) -> None:
         """Settles an event as unwanted."""
-        check_reason(reason)
+        require_reason(reason)
         await self._settling.discard(self._ref(client_id, idem, event_name), reason)
         self._counters.discarded += 1
 
@@ -298,9 +302,9 @@ class Broker:
     def _ref(
         self, client_id: str, idem: str, event_name: str, block: int | None = None
     ) -> EventRef:
-        check_idem(idem)
+        require_idem(idem)
         if event_name:
-            check_event_name(event_name)
+            require_event_name(event_name)
         return EventRef(self._client(client_id).app_id, idem, event_name, block)
 
     async def _append(self, event: NewEvent) -> StoredEvent:
@@ -310,7 +314,7 @@ class Broker:
             raise Refusal(Reason.LIMIT, str(error)) from error
 
     def _check_may_subscribe(self, client: ConnectedClient, event_name: str) -> None:
-        check_event_name(event_name)
+        require_event_name(event_name)
         if self._stopping:
             raise Refusal(Reason.LIMIT, "the engine is stopping")
         if not self._app_of(client).may_receive(event_name):
@@ -332,7 +336,7 @@ class Broker:
         )
 
     def _consumer_of(self, client: ConnectedClient, event_name: str) -> Consumer:
-        check_event_name(event_name)
+        require_event_name(event_name)
         consumer = client.consumers.get(event_name)
         if consumer is None:
             raise Refusal(Reason.NOT_FOUND, f"this client is not subscribed to {shown(event_name)}")
@@ -357,10 +361,16 @@ def _new_event(app: AppRecord, publication: Publication, metadata: dict[str, Any
         queue=QueueKey(publication.delivery_to, publication.event_name),
         sender=app.app_id,
         payload=publication.payload,
-        metadata=publication.metadata or "{}",
+        metadata=publication.metadata,
         payload_metadata=publication.payload_metadata,
         persist=_wants_to_persist(metadata),
     )
+
+
+def _with_metadata(publication: Publication) -> Publication:
+    # Some clients say so when there is none: nothing, or null.
+    no_metadata = publication.metadata in ("", "null")
+    return publication._replace(metadata="{}") if no_metadata else publication
 
 
 def _wants_to_persist(metadata: dict[str, Any]) -> bool:

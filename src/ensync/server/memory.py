@@ -204,7 +204,7 @@ class MemoryStore(Store):
         """Settles an event as done."""
         return self._settle(lease, EventState.ACKNOWLEDGED)
 
-    async def discard(self, lease: Lease, reason: str) -> Settled:  # noqa: ARG002
+    async def discard(self, lease: Lease, reason: str) -> Settled:
         """Settles an event as unwanted. The reason is not kept."""
         return self._settle(lease, EventState.DISCARDED)
 

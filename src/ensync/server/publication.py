@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
-from typing import Any, NamedTuple, NoReturn, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
 
 from ensync.crypto import parse_app_id
 from ensync.errors import EnSyncValidationError
+from ensync.json_text import as_object, decode_json
+from ensync.payload import check_event_name, check_idem, check_reason
 from ensync.server.refusal import Reason, Refusal
-from ensync.wire_text import check_wire_text
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "MAX_PAYLOAD_BYTES",
     "Publication",
     "check_delay",
-    "check_event_name",
-    "check_idem",
     "check_publication",
-    "check_reason",
     "parse_json_object",
+    "require_event_name",
+    "require_idem",
+    "require_reason",
 ]
 
 _MIB = 1 << 20
@@ -30,9 +31,6 @@ _MIB = 1 << 20
 MAX_PAYLOAD_BYTES = 4 * _MIB
 MAX_MESSAGE_BYTES = 6 * _MIB
 
-_MAX_NAME = 512
-_MAX_IDEM = 256
-_MAX_REASON = 4096
 _MIN_DELAY_MS = 1_000
 _MAX_DELAY_MS = 24 * 60 * 60 * 1_000
 
@@ -48,7 +46,7 @@ class Publication(NamedTuple):
     event_name: str
     payload: str
     delivery_to: str
-    metadata: str = ""
+    metadata: str = "{}"
     payload_metadata: str | None = None
 
 
@@ -61,28 +59,28 @@ def check_publication(publication: Publication) -> dict[str, Any]:
     Raises:
         Refusal: Something is wrong with it.
     """
-    check_event_name(publication.event_name)
+    require_event_name(publication.event_name)
     _check_size(publication)
     _check_base64(publication.payload)
     _check_app_id(publication.delivery_to)
     if publication.payload_metadata is not None:
         _check_payload_metadata(publication.payload_metadata)
-    return parse_json_object("metadata", publication.metadata or "{}")
+    return parse_json_object("metadata", publication.metadata)
 
 
-def check_event_name(event_name: str) -> None:
+def require_event_name(event_name: str) -> None:
     """Refuses a text that can't be an event name."""
-    _check_text("event_name", event_name, minimum=1, maximum=_MAX_NAME)
+    _require(check_event_name, event_name)
 
 
-def check_idem(idem: str) -> None:
+def require_idem(idem: str) -> None:
     """Refuses a text that can't be an event's id."""
-    _check_text("event_idem", idem, minimum=1, maximum=_MAX_IDEM)
+    _require(check_idem, idem)
 
 
-def check_reason(reason: str) -> None:
+def require_reason(reason: str) -> None:
     """Refuses a text that can't be a reason."""
-    _check_text("reason", reason, minimum=0, maximum=_MAX_REASON)
+    _require(check_reason, reason)
 
 
 def check_delay(delay_ms: int) -> None:
@@ -101,17 +99,17 @@ def parse_json_object(name: str, text: str) -> dict[str, Any]:
         Refusal: It is not one; the message calls it by its name.
     """
     try:
-        value = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(Reason.INVALID, f"{name} is not JSON") from error
-    if not isinstance(value, dict):
-        _refuse(f"{name} must be a JSON object, not {_json_type(value)}")
-    return cast("dict[str, Any]", value)
+        members = as_object(decode_json(text))
+    except ValueError as error:
+        raise Refusal(Reason.INVALID, f"{name} is not JSON: {error}") from error
+    if members is None:
+        _refuse(f"{name} must be a JSON object")
+    return members
 
 
-def _check_text(name: str, text: str, *, minimum: int, maximum: int) -> None:
+def _require(check: Callable[[object], object], text: str) -> None:
     try:
-        check_wire_text(name, text, minimum=minimum, maximum=maximum)
+        check(text)
     except EnSyncValidationError as error:
         raise Refusal(Reason.INVALID, str(error)) from error
 
@@ -150,28 +148,11 @@ def _check_payload_metadata(text: str) -> None:
     byte_size: object = value.get("byte_size", 0)
     if not isinstance(byte_size, int) or isinstance(byte_size, bool) or byte_size < 0:
         _refuse("payload_metadata: byte_size must be a number of bytes")
-    skeleton: object = value.get("skeleton", {})
-    if not isinstance(skeleton, dict):
+    skeleton = as_object(value.get("skeleton", {}))
+    if skeleton is None:
         _refuse("payload_metadata: skeleton must be an object of field names and types")
-    for kind in cast("dict[str, object]", skeleton).values():
-        if not isinstance(kind, str) or kind not in _SKELETON_TYPES:
-            _refuse(
-                "payload_metadata: the types in skeleton are " + ", ".join(sorted(_SKELETON_TYPES))
-            )
-
-
-def _json_type(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, str):
-        return "a string"
-    if isinstance(value, list):
-        return "a list"
-    return "a boolean" if isinstance(value, bool) else "a number"
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    if not _SKELETON_TYPES.issuperset(map(str, skeleton.values())):
+        _refuse("payload_metadata: the types in skeleton are " + ", ".join(sorted(_SKELETON_TYPES)))
 
 
 def _refuse(text: str) -> NoReturn:

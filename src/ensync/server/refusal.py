@@ -19,7 +19,7 @@ class Reason(enum.Enum):
     LIMIT = "limit reached"
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not an error
+class Refusal(Exception):
     """A request is refused. The text is for the client; it holds no secret.
 
     Not for a fault of the engine, which is any other exception.

@@ -145,9 +145,18 @@ async def _open_trio_asyncio_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
     if running is not None:
         yield running
         return
-    async with trio_asyncio.open_loop() as loop:
-        loop.set_exception_handler(_log_loop_error)
-        yield loop
+    raised: BaseException | None = None
+    try:
+        async with trio_asyncio.open_loop() as loop:
+            loop.set_exception_handler(_log_loop_error)
+            try:
+                yield loop
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                # The loop's own task groups would wrap it, once for each of them.
+                raised = error
+    finally:
+        if raised is not None:
+            raise raised
 
 
 def _teach_anyio_about_trio_asyncio() -> None:
