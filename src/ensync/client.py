@@ -224,7 +224,7 @@ class EnSyncClient(metaclass=Received):
     ) -> AsyncIterator[Subscription[T]]:
         intake = Intake(self._session, event_name, buffer_size)
         subscription: Subscription[T] = make_received(
-            Subscription[T],
+            Subscription,
             self._session,
             intake,
             reader,

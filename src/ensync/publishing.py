@@ -14,6 +14,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Literal, NamedTuple, TypeAlias, cast
 
 import anyio
+from anyio.streams.memory import MemoryObjectSendStream
 
 from ensync.connection import Answer
 from ensync.crypto import parse_app_id, seal, seal_hybrid
@@ -177,8 +178,8 @@ async def publish_many(
     taking = anyio.Lock()
     results, outcomes = anyio.create_memory_object_stream[PublishOutcome](max_in_flight)
 
-    async def work() -> None:
-        async with results.clone() as out:
+    async def work(out: MemoryObjectSendStream[PublishOutcome]) -> None:
+        async with out:
             while True:
                 async with taking:
                     event = await anext(source, None)
@@ -193,7 +194,7 @@ async def publish_many(
     ):
         with results:
             for _ in range(max_in_flight):
-                tasks.start_soon(work, name="ensync publish_many")
+                tasks.start_soon(work, results.clone(), name="ensync publish_many")
         yield outcomes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from ensync.crypto import SecretKey, open_envelope
 from ensync.errors import EnSyncInvalidEventError
@@ -54,8 +54,8 @@ class EventReader(Generic[T]):
             metadata = decode_metadata(delivery.metadata)
         except EnSyncInvalidEventError as error:
             raise _describe(error, delivery, subscription) from error
-        event = make_received(
-            Event[Any],
+        event: Event[Any] = make_received(
+            Event,
             delivery.idem,
             delivery.block,
             delivery.event_name,
@@ -67,7 +67,7 @@ class EventReader(Generic[T]):
             redelivered,
             subscription,
         )
-        return cast("Event[T]", event)
+        return event
 
 
 def _describe(
