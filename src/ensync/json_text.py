@@ -16,7 +16,7 @@ from typing import Any, NoReturn, cast
 
 from ensync.errors import EnSyncValidationError
 
-__all__ = ["MAX_DEPTH", "as_object", "decode_json", "encode_json", "write_json"]
+__all__ = ["MAX_DEPTH", "as_object", "decode_json", "encode_json", "strict_json", "write_json"]
 
 # Well below what the JSON readers of other languages allow.
 MAX_DEPTH = 100
@@ -164,7 +164,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+strict_json = json.JSONDecoder(parse_constant=_refuse_constant)
+"""Reads JSON as other languages have it: without NaN and the infinities."""
 
 
 def decode_json(text: str) -> Any:
@@ -174,7 +175,7 @@ def decode_json(text: str) -> Any:
         ValueError: It is not JSON. The message says why and where, and shows nothing of it.
     """
     try:
-        return _decoder.decode(text)
+        return strict_json.decode(text)
     except json.JSONDecodeError as error:
         # A new error, since this one holds the whole text.
         problem = f"{error.msg} at character {error.pos}"

@@ -11,10 +11,11 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from ensync.errors import EnSyncValidationError
 from ensync.int64 import parse_int64
+from ensync.json_text import strict_json
 from ensync.transports.base import (
     Acknowledge,
     Continue,
@@ -50,7 +51,6 @@ __all__ = [
     "parse_identity",
     "parse_key_values",
     "read_outcome",
-    "strict_json",
 ]
 
 MAX_MESSAGE_BYTES = 6 * 1024 * 1024
@@ -67,14 +67,6 @@ class WebSocketTextError(ValueError):
     """A frame breaks the grammar. The message says how, and shows no value."""
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-strict_json = json.JSONDecoder(parse_constant=_refuse_constant)
-"""Reads JSON as other languages have it: without NaN and the infinities."""
-
-
 class Command(enum.StrEnum):
     """What a request begins with."""
 
@@ -83,7 +75,7 @@ class Command(enum.StrEnum):
     SUBSCRIBE = "SUB"
     UNSUBSCRIBE = "UNSUB"
     ACKNOWLEDGE = "ACK"
-    ROLL_BACK = "ROLLBACK"
+    ROLLBACK = "ROLLBACK"
     DEFER = "DEFER"
     DISCARD = "DISCARD"
     PAUSE = "PAUSE"

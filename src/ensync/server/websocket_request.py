@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ensync.int64 import parse_int64
+from ensync.json_text import strict_json
 from ensync.server.refusal import shown
-from ensync.websocket_text import Command, WebSocketTextError, strict_json
+from ensync.websocket_text import Command, WebSocketTextError
 
 __all__ = ["ParsedRequest", "parse_request"]
 
@@ -51,7 +52,7 @@ _GRAMMARS: Mapping[str, _Grammar] = {
     Command.SUBSCRIBE: _Grammar(("CLIENT_ID", "EVENT_NAME")),
     Command.UNSUBSCRIBE: _Grammar(("CLIENT_ID", "EVENT_NAME")),
     Command.ACKNOWLEDGE: _Grammar(("CLIENT_ID", "EVENT_IDEM", "BLOCK", "EVENT_NAME")),
-    Command.ROLL_BACK: _Grammar(("CLIENT_ID", "EVENT_IDEM", "BLOCK")),
+    Command.ROLLBACK: _Grammar(("CLIENT_ID", "EVENT_IDEM", "BLOCK")),
     Command.DEFER: _Grammar(("CLIENT_ID", "EVENT_IDEM", "EVENT_NAME", "DELAY"), ("REASON",)),
     Command.DISCARD: _Grammar(("CLIENT_ID", "EVENT_IDEM", "EVENT_NAME"), ("REASON",)),
     Command.PAUSE: _Grammar(("CLIENT_ID", "EVENT_NAME"), ("REASON",)),
@@ -60,7 +61,7 @@ _GRAMMARS: Mapping[str, _Grammar] = {
 }
 
 # The Go client's spelling, in the one request where it differs.
-_ALIASES: Mapping[tuple[str, str], str] = {(Command.ROLL_BACK, "PARTITION_BLOCK"): "BLOCK"}
+_ALIASES: Mapping[tuple[str, str], str] = {(Command.ROLLBACK, "PARTITION_BLOCK"): "BLOCK"}
 
 # Other clients write these as they are, so they may hold a ";".
 _JSON_KEYS = frozenset({"METADATA", "PAYLOAD_METADATA"})
