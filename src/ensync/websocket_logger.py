@@ -9,10 +9,10 @@ __all__ = ["websocket_logger"]
 
 
 class _WithoutFrames(logging.LoggerAdapter[Any]):
-    """Never debugs: the library then writes out frames, and one of them holds the app key."""
+    """Warnings and worse. Debugging, the library writes out frames, and one holds the app key."""
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the name is logging's
-        return level > logging.DEBUG and super().isEnabledFor(level)
+        return level >= logging.WARNING and super().isEnabledFor(level)
 
 
 def websocket_logger() -> logging.LoggerAdapter[Any]:
