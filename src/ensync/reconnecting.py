@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ensync.errors import EnSyncAuthenticationError, EnSyncError
 from ensync.options import Backoff, Reconnect
@@ -33,14 +33,18 @@ class ReconnectDecisions:
 
     def __init__(self, policy: Reconnect, random: Callable[[], float]) -> None:
         self._policy = policy
-        self._backoff = Backoff(policy, random)
+        # The waits grow over short-lived connections too; giving up is for failures in a row.
+        self._backoff = Backoff(replace(policy, max_attempts=None), random)
+        self._failures = 0
         self._connected_at: float | None = None
 
     @property
-    def attempts(self) -> int:
-        return self._backoff.attempts
+    def failures(self) -> int:
+        """How many attempts have failed since the last success."""
+        return self._failures
 
     def connected(self, now: float) -> None:
+        self._failures = 0
         self._connected_at = now
 
     def lost(self, error: EnSyncError, now: float) -> Decision:
@@ -57,14 +61,17 @@ class ReconnectDecisions:
 
     def failed(self, error: EnSyncError) -> Decision:
         """An attempt to connect did not succeed."""
+        self._failures += 1
+        limit = self._policy.max_attempts
+        if limit is not None and self._failures >= limit:
+            return GiveUp(_gave_up(error, self._failures))
         return self._next(error)
 
     def _next(self, error: EnSyncError) -> Decision:
         if isinstance(error, EnSyncAuthenticationError):
             return GiveUp(error)
         delay = self._backoff.next_delay()
-        if delay is None:
-            return GiveUp(_gave_up(error, self._backoff.attempts))
+        assert delay is not None
         return TryAfter(delay)
 
 

@@ -17,7 +17,7 @@ from ensync.errors import (
     EnSyncSubscriptionError,
     EnSyncTimeoutError,
 )
-from ensync.reconnecting import GiveUp, ReconnectDecisions
+from ensync.reconnecting import Decision, GiveUp, ReconnectDecisions, TryAfter
 from ensync.transports.base import Delivery, Stream, StreamEnd, StreamEnded
 from ensync.transports.bridge import AsyncioSide
 
@@ -223,8 +223,7 @@ class SubscriptionRegistry:
         if ended.reason is StreamEnd.UNAUTHENTICATED:
             self._session.unknown_to_engine(str(ended.error))
         elif ended.reason is StreamEnd.REFUSED:
-            self._subscribers.pop(name, None)
-            subscriber.failed(ended.error)
+            self._give_up(subscriber, ended.error)
         elif name == connection.first_stream and connection.multiplexing:
             self._carrier_ended(connection, ended.error)
         elif not (connection.multiplexing and ended.reason is StreamEnd.FINISHED):
@@ -256,34 +255,28 @@ class SubscriptionRegistry:
     async def _repair(
         self, connection: Connection, subscriber: Subscriber, error: EnSyncError | None
     ) -> None:
-        name = subscriber.event_name
+        name, now = subscriber.event_name, anyio.current_time
         decisions = self._decisions.setdefault(name, self._new_decisions())
+        decision: Decision = TryAfter(0) if error is None else decisions.lost(error, now())
         while self._subscribers.get(name) is subscriber:
-            if error is not None and not await self._may_subscribe_again(
-                decisions, subscriber, error
-            ):
+            if isinstance(decision, GiveUp):
+                self._give_up(subscriber, decision.error)
                 return
+            await anyio.sleep(decision.delay)
             try:
                 await self._subscribe_again(connection, subscriber)
             except EnSyncError as failure:
                 if connection.is_lost:
                     return
-                error = failure
+                logger.info("subscribing again to %r failed: %s", name, failure)
+                decision = decisions.failed(failure) if failure.retryable else GiveUp(failure)
             else:
-                decisions.connected(anyio.current_time())
+                decisions.connected(now())
                 return
 
-    async def _may_subscribe_again(
-        self, decisions: ReconnectDecisions, subscriber: Subscriber, error: EnSyncError
-    ) -> bool:
-        decision = decisions.lost(error, anyio.current_time())
-        if isinstance(decision, GiveUp) or not error.retryable:
-            self._subscribers.pop(subscriber.event_name, None)
-            subscriber.failed(decision.error if isinstance(decision, GiveUp) else error)
-            return False
-        logger.info("subscribing again to %r: %s", subscriber.event_name, error)
-        await anyio.sleep(decision.delay)
-        return True
+    def _give_up(self, subscriber: Subscriber, error: EnSyncError) -> None:
+        self._subscribers.pop(subscriber.event_name, None)
+        subscriber.failed(error)
 
     async def _subscribe_again(self, connection: Connection, subscriber: Subscriber) -> None:
         deadline = anyio.current_time() + self._session.settings.request_timeout

@@ -73,7 +73,7 @@ class Session:
 
     def __repr__(self) -> str:
         return (
-            f"<Session {self._state} attempts={self._decisions.attempts} "
+            f"<Session {self._state} failures={self._decisions.failures} "
             f"subscriptions={self.subscriptions.names} "
             f"unconfirmed={self.acknowledgements.unconfirmed}>"
         )

@@ -149,6 +149,7 @@ async def _open_trio_asyncio_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
     try:
         async with trio_asyncio.open_loop() as loop:
             loop.set_exception_handler(_log_loop_error)
+            _mark_socket_callbacks(loop)
             try:
                 yield loop
             except BaseException as error:  # noqa: BLE001 - raised again below
@@ -165,6 +166,29 @@ def _teach_anyio_about_trio_asyncio() -> None:
     anyio_on_asyncio: Any = sys.modules.get("anyio._backends._asyncio")
     if anyio_on_asyncio is not None:
         anyio_on_asyncio.get_running_loop = asyncio.get_running_loop
+
+
+def _mark_socket_callbacks(loop: Any) -> None:
+    # trio-asyncio marks what it runs as asyncio code, all but the callbacks for sockets:
+    # anyio would take those for trio code, and make trio's events for asyncio's tasks.
+    for name in ("_add_reader", "_add_writer"):
+        setattr(loop, name, _marking(getattr(loop, name)))
+
+
+def _marking(add: Callable[..., object]) -> Callable[..., object]:
+    from sniffio import thread_local
+
+    def add_marked(fd: object, callback: Callable[..., object], *args: object) -> object:
+        def marked() -> None:
+            before, thread_local.name = thread_local.name, "asyncio"
+            try:
+                callback(*args)
+            finally:
+                thread_local.name = before
+
+        return add(fd, marked)
+
+    return add_marked
 
 
 def _log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
