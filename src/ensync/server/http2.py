@@ -255,7 +255,7 @@ class GrpcCall:
         self.stream = stream
         self.has_begun = False
         self._headers = headers
-        self._scope = anyio.CancelScope()
+        self._scope: anyio.CancelScope | None = None
         self._client_has_left = False
         self._must_finish = False
 
@@ -265,7 +265,11 @@ class GrpcCall:
 
     async def while_client_waits(self, function: Callable[[], Awaitable[object]]) -> None:
         """Calls a function, and cancels it when the client gives the call up."""
-        with self._scope:
+        # Made here and not before: what reads from the socket is on trio's side, under
+        # trio, and a scope made there would be the wrong side's.
+        with anyio.CancelScope() as self._scope:
+            if self._client_has_left:
+                self._scope.cancel()
             try:
                 await function()
             except ProtocolError as error:
@@ -280,7 +284,7 @@ class GrpcCall:
     def client_left(self) -> None:
         """The client reset the stream, or its connection is gone."""
         self._client_has_left = True
-        if not self._must_finish:
+        if self._scope is not None and not self._must_finish:
             self._scope.cancel()
 
     @contextmanager
@@ -291,7 +295,7 @@ class GrpcCall:
             yield
         finally:
             self._must_finish = False
-            if self._client_has_left:
+            if self._scope is not None and self._client_has_left:
                 self._scope.cancel()
 
     def check_is_grpc(self) -> None:
