@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import anyio
+
 from ensync.server.store import StoredEvent
 
 __all__ = ["DoorCall", "DoorConnection", "DoorFault", "DoorHooks"]
@@ -18,10 +20,14 @@ class DoorConnection(ABC):
         """Cuts the connection at once, as a network does. Nothing more is written."""
 
     @abstractmethod
-    def go_away(self) -> None:
+    def go_away(self, *, error: bool = False) -> None:
         """Says that no new call will be served here; those under way go on.
 
         HTTP/2 has GOAWAY for this; a WebSocket is closed with code 1001.
+
+        Args:
+            error: Says instead that something went wrong, and ends the connection:
+                GOAWAY with INTERNAL_ERROR, or code 1011.
         """
 
     @abstractmethod
@@ -44,18 +50,29 @@ class DoorCall(NamedTuple):
     connection: DoorConnection
 
 
-class DoorFault(Exception):  # noqa: N818 - not an error of ours
+class DoorFault(Exception):
     """Raised by a hook: the call fails here and now.
 
     Attributes:
-        status: Name of the gRPC status to end with. A WebSocket has only one way to fail.
+        status: Name of the gRPC status to end with, ``"OK"`` included. A WebSocket has
+            only one way to fail.
         reset: Whether the HTTP/2 stream is reset, without any status.
+        silent: Whether nothing is said at all: this request never gets an answer, and
+            other requests go on.
     """
 
-    def __init__(self, text: str, *, status: str = "UNAVAILABLE", reset: bool = False) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: str = "UNAVAILABLE",
+        reset: bool = False,
+        silent: bool = False,
+    ) -> None:
         super().__init__(text)
         self.status = status
         self.reset = reset
+        self.silent = silent
 
 
 class DoorHooks:
@@ -73,10 +90,17 @@ class DoorHooks:
         For a subscription the reply is that it is registered.
         """
 
-    async def before_delivery(self, call: DoorCall, stored: StoredEvent) -> int:  # noqa: ARG002
+    async def before_delivery(self, call: DoorCall, stored: StoredEvent) -> int:
         """An event is about to be sent for a subscription.
 
         Returns:
             How many times to send it: 0 loses it on the way, 2 duplicates it.
         """
         return 1
+
+    async def during_stream(self, call: DoorCall) -> None:
+        """Runs beside each gRPC stream of deliveries, and is cancelled when it ends.
+
+        Raising DoorFault ends the stream so.
+        """
+        await anyio.sleep_forever()
