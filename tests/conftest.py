@@ -24,7 +24,7 @@ EAGER_BACKENDS: dict[str, Backend] = {}
 if sys.version_info >= (3, 12):
 
     def _eager_loop() -> asyncio.AbstractEventLoop:
-        loop = asyncio.new_event_loop()
+        loop = asyncio.SelectorEventLoop()
         loop.set_task_factory(asyncio.eager_task_factory)
         return loop
 
@@ -34,12 +34,25 @@ if sys.version_info >= (3, 12):
 TURNS_TO_SETTLE = 20
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--engine-url",
+        default=None,
+        help="run the conformance suite against this engine, with the keys of two apps from "
+        "ENSYNC_APP_KEY, ENSYNC_SECRET_KEY, ENSYNC_OTHER_APP_KEY and ENSYNC_OTHER_SECRET_KEY",
+    )
+
+
 def _backends(item: Callable[[str], object]) -> dict[str, Backend]:
     """The backends of one test, by name; ``item`` looks a marker up."""
     if item("mock_clock"):
         # Made anew for each test, so that each begins at its own zero.
         return {"trio-mock-clock": ("trio", {"clock": trio.testing.MockClock(0, 0)})}
-    backends: dict[str, Backend] = {"asyncio": ("asyncio", {}), "trio": ("trio", {})}
+    backends: dict[str, Backend] = {
+        # Named, because trio-asyncio has its own loop made where none is, once it is imported.
+        "asyncio": ("asyncio", {"loop_factory": asyncio.SelectorEventLoop}),
+        "trio": ("trio", {}),
+    }
     if item("all_loops"):
         backends["uvloop"] = ("asyncio", {"use_uvloop": True})
         backends |= EAGER_BACKENDS

@@ -130,7 +130,8 @@ class EnSyncClient(metaclass=Received):
         Leaving the scope early cancels what is under way.
 
         Args:
-            events: What to publish; asked for the next one only when there is room.
+            events: What to publish; asked for the next one only when there is room. An
+                async generator is closed with the scope.
             max_in_flight: How many events are under way at a time.
             timeout: Seconds for each event; the engine's ``request_timeout`` by default.
 

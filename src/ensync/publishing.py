@@ -188,7 +188,7 @@ async def publish_many(
                 await out.send(await _outcome(session, event, timeout))
 
     async with (
-        aclosing(_as_async_iterator(events)) as source,
+        aclosing(_as_async_generator(events)) as source,
         outcomes,
         background_tasks() as tasks,
     ):
@@ -198,7 +198,12 @@ async def publish_many(
         yield outcomes
 
 
-async def _as_async_iterator(events: OutgoingEvents) -> AsyncGenerator[OutgoingEvent]:
+def _as_async_generator(events: OutgoingEvents) -> AsyncGenerator[OutgoingEvent]:
+    # A generator of the user's is closed with the scope: nobody else could do it in time.
+    return events if isinstance(events, AsyncGenerator) else _asynchronously(events)
+
+
+async def _asynchronously(events: OutgoingEvents) -> AsyncGenerator[OutgoingEvent]:
     if isinstance(events, AsyncIterable):
         async for event in events:
             yield event

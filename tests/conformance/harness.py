@@ -126,4 +126,3 @@ async def unsettled(target: Target, event_name: str) -> list[Any]:
                     return payloads
                 payloads.append(event.payload)
     raise AssertionError("the subscription ended")
-

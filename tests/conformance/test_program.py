@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import anyio
 import ensync
 import pytest
 from ensync.server.local import LocalEngine
 
-from tests.conformance.harness import Target
+from tests.conformance.harness import Target, address
 
 pytestmark = pytest.mark.anyio
 
@@ -48,29 +51,29 @@ async def test_the_program_runs_as_it_stands(target: Target, engine: LocalEngine
 async def engine_and_program(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with LocalEngine() as engine:
         app = engine.create_app("shop")
-        monkeypatch.setenv(
-            "ENSYNC_URL", engine.url if transport == "grpc" else engine.websocket_url
-        )
+        monkeypatch.setenv("ENSYNC_URL", address(engine, transport))
         monkeypatch.setenv("ENSYNC_APP_KEY", app.app_key)
         monkeypatch.setenv("ENSYNC_SECRET_KEY", app.secret_key)
         await program()
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [("asyncio", {"loop_factory": asyncio.SelectorEventLoop}), ("trio", {})],
+    ids=["by-asyncio", "by-trio"],
+)
 def test_it_runs_by_anyio_run(
-    backend: str, transport: str, monkeypatch: pytest.MonkeyPatch
+    backend: str, options: dict[str, Any], transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     SEEN.clear()
-    anyio.run(engine_and_program, transport, monkeypatch, backend=backend)
+    anyio.run(engine_and_program, transport, monkeypatch, backend=backend, backend_options=options)
     assert len(SEEN) == 1
 
 
 async def test_an_engine_serves_several_clients(target: Target, event_name: str) -> None:
     async with (
         ensync.EnSyncEngine(target.url) as engine,
-        engine.create_client(
-            target.keys.app_key, app_secret_key=target.keys.secret_key
-        ) as client,
+        engine.create_client(target.keys.app_key, app_secret_key=target.keys.secret_key) as client,
         engine.create_client(
             target.other_keys.app_key, app_secret_key=target.other_keys.secret_key
         ) as other,
@@ -148,9 +151,7 @@ async def test_no_repr_shows_a_secret(target: Target, event_name: str) -> None:
     engine = ensync.EnSyncEngine(target.url)
     async with (
         engine,
-        engine.create_client(
-            target.keys.app_key, app_secret_key=target.keys.secret_key
-        ) as client,
+        engine.create_client(target.keys.app_key, app_secret_key=target.keys.secret_key) as client,
         client.subscribe(event_name) as subscription,
     ):
         await client.publish(event_name, [client.app_id], "a payload in plain")
