@@ -35,13 +35,14 @@ from ensync.transports.base import (
 )
 from ensync.transports.bridge import AsyncioSide
 from ensync.transports.grpc_call import GrpcCall
-from ensync.transports.grpc_connection import GrpcConnection, UnaryResult
+from ensync.transports.grpc_connection import GrpcConnection
 from ensync.transports.grpc_messages import (
     CONNECT,
     Generation,
 )
 from ensync.transports.grpc_status import status_text
 from ensync.transports.grpc_stream import GrpcStream
+from ensync.transports.grpc_wire import UnaryResult
 
 __all__ = ["GrpcTransport"]
 

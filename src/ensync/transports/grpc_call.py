@@ -15,9 +15,9 @@ from ensync.transports.base import (
     ReplyCallback,
     Request,
 )
-from ensync.transports.grpc_connection import UnaryCall, UnaryResult
 from ensync.transports.grpc_messages import METHODS, Generation, Method
 from ensync.transports.grpc_status import REFUSALS, status_text
+from ensync.transports.grpc_wire import UnaryCall, UnaryResult
 
 if TYPE_CHECKING:
     from ensync.transports.grpc import GrpcLink

@@ -1,8 +1,7 @@
-"""One HTTP/2 connection to an engine, over grpclib: calls and streams on it.
+"""One HTTP/2 connection to an engine: what it carries, its limits, and its one end.
 
-grpclib connects, frames and codes. What is added here: calls queue fairly in
-front of the engine's stream limit, every way in which the connection can die
-ends in one place, and dying never waits for a write buffer.
+Calls queue fairly in front of the engine's stream limit, every way in which the
+connection can die ends in one place, and dying never waits for a write buffer.
 """
 
 from __future__ import annotations
@@ -14,76 +13,32 @@ from typing import Any, cast
 
 import anyio
 import betterproto2
-from grpclib.const import Cardinality
-from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+from grpclib.exceptions import ProtocolError, StreamTerminatedError
 
 from ensync.address import Address
 from ensync.errors import EnSyncConnectionError
 from ensync.transports.bridge import AsyncioSide
 from ensync.transports.connect_errors import network_error
+from ensync.transports.grpc_plain import PlainWire
 from ensync.transports.grpc_protocol import ClientProtocol, FixedChannel
+from ensync.transports.grpc_wire import ServerStream, StreamResult, UnaryCall, UnaryResult, Wire
 
-__all__ = ["GrpcConnection", "UnaryCall", "UnaryResult"]
+__all__ = ["GrpcConnection"]
 
 # Assumed until the engine's SETTINGS frame says otherwise.
 _DEFAULT_STREAM_LIMIT = 100
-
-UnaryResult = betterproto2.Message | GRPCError | EnSyncConnectionError
-
-
-class UnaryCall:
-    """A request on its way through a connection."""
-
-    __slots__ = ("_connection", "_on_result", "_on_sent", "_task", "message", "path", "reply_type")
-
-    def __init__(
-        self,
-        connection: GrpcConnection,
-        path: str,
-        message: betterproto2.Message,
-        reply_type: type[betterproto2.Message],
-        on_result: Callable[[UnaryResult], None],
-        on_sent: Callable[[], None] | None,
-    ) -> None:
-        self.path = path
-        self.message = message
-        self.reply_type = reply_type
-        self._on_sent = on_sent
-        self._connection = connection
-        self._on_result: Callable[[UnaryResult], None] | None = on_result
-        self._task: Any = None
-
-    def run_as(self, task: Any) -> None:
-        self._task = task
-
-    def leaves(self) -> None:
-        if self._on_sent is not None:
-            self._on_sent()
-
-    def finish(self, result: UnaryResult) -> None:
-        on_result, self._on_result = self._on_result, None
-        if on_result is not None:
-            on_result(result)
-
-    def cancel(self) -> None:
-        self._on_result = None
-        if self._task is not None:
-            self._task.cancel()
-        else:
-            self._connection.forget(self)
 
 
 class GrpcConnection:
     """Made by :meth:`open`; lost once, for good."""
 
-    def __init__(self, address: Address, side: AsyncioSide) -> None:
+    def __init__(self, address: Address) -> None:
         self._address = address
-        self._side = side
         self._protocol: ClientProtocol | None = None
-        self._channel: FixedChannel | None = None
+        self._wire: Wire | None = None
         self._waiting: deque[UnaryCall] = deque()
         self._running: set[UnaryCall] = set()
-        self._stream_tasks: set[Any] = set()
+        self._streams: set[ServerStream] = set()
         self._losing: list[Callable[[EnSyncConnectionError], None]] = []
         self._stream_limit = _DEFAULT_STREAM_LIMIT
         self.error: EnSyncConnectionError | None = None
@@ -97,9 +52,10 @@ class GrpcConnection:
         Raises:
             EnSyncConnectionError: With a text that says which step failed.
         """
-        connection = cls(address, side)
-        connection._protocol = await _open_protocol(connection, address, side, tls)
-        connection._channel = FixedChannel(address, connection._protocol, tls)
+        connection = cls(address)
+        protocol = await _open_protocol(connection, address, side, tls)
+        connection._protocol = protocol
+        connection._wire = PlainWire(connection, side, FixedChannel(address, protocol, tls))
         return connection
 
     @property
@@ -112,7 +68,7 @@ class GrpcConnection:
 
     @property
     def subscriptions(self) -> int:
-        return len(self._stream_tasks)
+        return len(self._streams)
 
     def when_lost(self, callback: Callable[[EnSyncConnectionError], None]) -> None:
         self._losing.append(callback)
@@ -121,7 +77,7 @@ class GrpcConnection:
         if callback in self._losing:
             self._losing.remove(callback)
 
-    # Calls
+    # What it carries
 
     def call(
         self,
@@ -135,75 +91,56 @@ class GrpcConnection:
         call = UnaryCall(self, path, message, reply_type, on_result, on_sent)
         if self.error is not None:
             call.finish(self.error)
-        elif self._has_room():
-            self._start(call)
         else:
             self._waiting.append(call)
+            self.start_waiting()
         return call
 
-    def forget(self, call: UnaryCall) -> None:
-        if call in self._waiting:
+    def stream(
+        self,
+        path: str,
+        message: betterproto2.Message,
+        message_type: type[betterproto2.Message],
+        *,
+        on_open: Callable[[], None],
+        on_message: Callable[[Any], None],
+        on_end: Callable[[StreamResult], None],
+    ) -> ServerStream:
+        """Starts a server stream. The caller has looked whether there is room."""
+        stream = ServerStream(self, path, message, message_type, on_open, on_message, on_end)
+        if self.error is not None:
+            stream.finish(self.error)
+        else:
+            assert self._wire is not None
+            self._streams.add(stream)
+            self._wire.start_stream(stream)
+        return stream
+
+    def call_ended(self, call: UnaryCall) -> None:
+        if call in self._running:
+            self._running.discard(call)
+            self.start_waiting()
+        elif call in self._waiting:
             self._waiting.remove(call)
 
+    def stream_ended(self, stream: ServerStream) -> None:
+        self._streams.discard(stream)
+        self.start_waiting()
+
+    def start_waiting(self) -> None:
+        """Starts what waits, as far as the engine and the socket allow."""
+        wire = self._wire
+        while self._waiting and wire is not None and self._has_room() and wire.writable():
+            call = self._waiting.popleft()
+            self._running.add(call)
+            wire.start_call(call)
+
     def _has_room(self) -> bool:
-        return len(self._running) + len(self._stream_tasks) < self._stream_limit
-
-    def _start(self, call: UnaryCall) -> None:
-        self._running.add(call)
-        call.run_as(self._side.spawn(self._run, call, name=f"ensync call {call.path}"))
-
-    async def _run(self, call: UnaryCall) -> None:
-        try:
-            result = await self._exchange(call)
-        finally:
-            self._running.discard(call)
-            self._start_waiting()
-        call.finish(result)
-
-    def _start_waiting(self) -> None:
-        while self._waiting and self._has_room() and not self.lost:
-            self._start(self._waiting.popleft())
-
-    async def _exchange(self, call: UnaryCall) -> UnaryResult:
-        try:
-            async with self.request(
-                call.path, Cardinality.UNARY_UNARY, type(call.message), call.reply_type
-            ) as stream:
-                await stream.send_request()
-                call.leaves()
-                await stream.send_message(call.message, end=True)
-                reply = await stream.recv_message()
-        except GRPCError as error:
-            return error
-        except Exception as error:  # noqa: BLE001 - the boundary to grpclib and h2
-            return self.translate(error)
-        if reply is None:
-            return self.wrong("ended a call without a reply")
-        return cast(betterproto2.Message, reply)
-
-    # Streams
-
-    def start_stream(self, pump: Callable[[], Any], *, name: str) -> Any:
-        """Starts the task that reads one server stream; it counts against the limit."""
-        task = self._side.spawn(pump, name=name)
-        self._stream_tasks.add(task)
-        task.add_done_callback(self._stream_ended)
-        return task
-
-    def _stream_ended(self, task: Any) -> None:
-        self._stream_tasks.discard(task)
-        self._start_waiting()
-
-    def request(
-        self, path: str, cardinality: Cardinality, request_type: Any, reply_type: Any
-    ) -> Any:
-        assert self._channel is not None
-        return self._channel.request(path, cardinality, request_type, reply_type)
+        return self.error is None and len(self._running) + len(self._streams) < self._stream_limit
 
     # Losing
 
     def translate(self, error: Exception) -> EnSyncConnectionError:
-        """What an exception out of grpclib means, in our own words."""
         if self.error is not None:
             return self.error
         if isinstance(error, StreamTerminatedError):
@@ -223,19 +160,20 @@ class GrpcConnection:
         )
 
     def lose(self, error: EnSyncConnectionError) -> None:
-        """Tears everything down now: calls are answered first, then losers are told."""
+        """Tears everything down now: what it carries is finished first, then losers are told."""
         if self.error is not None:
             return
         self.error = error
         if self._protocol is not None:
             self._protocol.abort()
-        calls = [*self._running, *self._waiting]
+        calls, streams = [*self._running, *self._waiting], list(self._streams)
         self._waiting.clear()
         for call in calls:
+            call.undo()
             call.finish(error)
-            call.cancel()
-        for task in self._stream_tasks:
-            task.cancel()
+        for stream in streams:
+            stream.undo()
+            stream.finish(error)
         losing, self._losing = self._losing, []
         for callback in losing:
             callback(error)
@@ -244,21 +182,19 @@ class GrpcConnection:
         """Closes in an orderly way, within a second."""
         if self.lost or self._protocol is None:
             return
-        protocol = self._protocol
         self._losing.clear()
-        error = EnSyncConnectionError("this connection was closed", code="closed")
         with anyio.move_on_after(1, shield=True):
-            for task in self._stream_tasks:
-                task.cancel()
-            protocol.close()
-            await protocol.closed.wait()
-        self.lose(error)
+            for stream in list(self._streams):
+                stream.cancel()
+            self._protocol.close()
+            await self._protocol.closed.wait()
+        self.lose(EnSyncConnectionError("this connection was closed", code="closed"))
 
     # What the protocol reports
 
     def set_stream_limit(self, limit: int) -> None:
         self._stream_limit = max(1, limit)
-        self._start_waiting()
+        self.start_waiting()
 
     def connection_ended(self, reason: str, cause: BaseException | None) -> None:
         error = EnSyncConnectionError(

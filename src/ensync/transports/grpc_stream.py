@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
-from grpclib.const import Cardinality, Status
+from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from ensync.errors import EnSyncSubscriptionError
@@ -22,6 +21,7 @@ from ensync.transports.base import (
 from ensync.transports.grpc_connection import GrpcConnection
 from ensync.transports.grpc_messages import SUBSCRIBE, to_delivery
 from ensync.transports.grpc_status import LASTING_REFUSALS, status_text
+from ensync.transports.grpc_wire import StreamResult
 
 if TYPE_CHECKING:
     from ensync.transports.grpc import GrpcLink
@@ -34,7 +34,7 @@ _HEADERS_GRACE = 0.25
 
 
 class GrpcStream(Stream):
-    """One Subscribe call, read by a task of its own."""
+    """One registration of an interest in an event name."""
 
     def __init__(
         self,
@@ -52,10 +52,14 @@ class GrpcStream(Stream):
         self._is_registered = False
         self._settled = anyio.Event()
         self._ended: StreamEnded | None = None
-        self._closed = False
-        self._held = False
-        self._resumed: anyio.Event | None = None
-        self._task = connection.start_stream(self._pump, name=f"ensync stream {event_name}")
+        self._server_stream = connection.stream(
+            SUBSCRIBE,
+            SubscribeRequest(client_id=link.client_id, event_name=event_name),
+            EventStreamResponse,
+            on_open=self._settled.set,
+            on_message=self._message_arrived,
+            on_end=self._stream_ended,
+        )
 
     async def registered(self) -> None:
         """Waits until the engine has accepted, or can be taken to have accepted."""
@@ -82,67 +86,45 @@ class GrpcStream(Stream):
             call.cancel()
 
     def hold(self) -> bool:
-        self._held = True
+        self._server_stream.hold()
         return True
 
     def release(self) -> None:
-        self._held = False
-        if self._resumed is not None:
-            self._resumed.set()
+        self._server_stream.release()
 
     def close(self) -> None:
-        self._closed = True
         self._link.stream_ended(self)
+        self._server_stream.cancel()
         self._settled.set()
-        self._task.cancel()
 
-    async def _pump(self) -> None:
-        ended = await self._read_to_the_end()
+    def _message_arrived(self, message: EventStreamResponse) -> None:
+        self._on_delivery(to_delivery(message))
+
+    def _stream_ended(self, result: StreamResult) -> None:
         self._link.stream_ended(self)
-        self._ended = ended
+        self._ended = _describe_end(result, self._event_name)
         self._settled.set()
-        if self._is_registered and not self._closed and not self._connection.lost:
-            self._on_end(ended)
-
-    async def _read_to_the_end(self) -> StreamEnded:
-        try:
-            await self._read()
-        except GRPCError as error:
-            return _stream_ended(error, self._event_name)
-        except Exception as error:  # noqa: BLE001 - the boundary to grpclib and h2
-            return StreamEnded(StreamEnd.BROKEN, self._connection.translate(error))
-        return StreamEnded(
-            StreamEnd.FINISHED,
-            EnSyncSubscriptionError(
-                f"the engine ended the stream of {self._event_name!r}",
-                code="stream_finished",
-                event_name=self._event_name,
-                retryable=True,
-            ),
-        )
-
-    async def _read(self) -> None:
-        request = SubscribeRequest(client_id=self._link.client_id, event_name=self._event_name)
-        async with self._connection.request(
-            SUBSCRIBE, Cardinality.UNARY_STREAM, SubscribeRequest, EventStreamResponse
-        ) as stream:
-            await stream.send_message(request, end=True)
-            await stream.recv_initial_metadata()
-            self._settled.set()
-            await self._read_messages(stream.recv_message)
-
-    async def _read_messages(self, receive: Callable[[], Any]) -> None:
-        while True:
-            while self._held:
-                self._resumed = anyio.Event()
-                await self._resumed.wait()
-            message = await receive()
-            if message is None:
-                return
-            self._on_delivery(to_delivery(message))
+        if self._is_registered and not self._connection.lost:
+            self._on_end(self._ended)
 
 
-def _stream_ended(error: GRPCError, event_name: str) -> StreamEnded:
+def _describe_end(result: StreamResult, event_name: str) -> StreamEnded:
+    if isinstance(result, GRPCError):
+        return _ended_by_status(result, event_name)
+    if result is not None:
+        return StreamEnded(StreamEnd.BROKEN, result)
+    return StreamEnded(
+        StreamEnd.FINISHED,
+        EnSyncSubscriptionError(
+            f"the engine ended the stream of {event_name!r}",
+            code="stream_finished",
+            event_name=event_name,
+            retryable=True,
+        ),
+    )
+
+
+def _ended_by_status(error: GRPCError, event_name: str) -> StreamEnded:
     failure = EnSyncSubscriptionError(
         f"the engine ended the stream of {event_name!r}: {status_text(error)}",
         code="stream_ended",
