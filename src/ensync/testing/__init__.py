@@ -3,6 +3,7 @@
 from ensync.testing.faults import Faults
 from ensync.testing.proxy import CutKind, FaultProxy, ProxyStatistics
 from ensync.testing.random_faults import RandomFaultKind
+from ensync.testing.restart import RestartableEngine
 from ensync.testing.rules import FaultRule, Method
 from ensync.testing.wire import Direction
 
@@ -15,4 +16,5 @@ __all__ = [
     "Method",
     "ProxyStatistics",
     "RandomFaultKind",
+    "RestartableEngine",
 ]
