@@ -158,9 +158,10 @@ def test_a_damaged_entry_of_another_name_does_no_harm(name: str, damaged: object
     assert open_envelope(payload_of(envelope), ALICE) == b"x"
 
 
-def test_a_box_without_a_message_key_is_passed_over() -> None:
+@pytest.mark.parametrize("content", [b"", b"no base64", b64encode(b"too short"), b"x" * 33])
+def test_a_box_without_a_message_key_is_passed_over(content: bytes) -> None:
     envelope = hybrid(b"x", {"mine": ALICE}, "ciphertext", bytes)
-    decoy = hybrid(b"x", {"decoy": ALICE}, "ciphertext", lambda _: b"too short")
+    decoy = hybrid(b"x", {"decoy": ALICE}, "ciphertext", lambda _: content)
     envelope["keys"] = {**decoy["keys"], **envelope["keys"]}
     assert open_envelope(payload_of(envelope), ALICE) == b"x"
 

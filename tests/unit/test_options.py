@@ -71,6 +71,11 @@ def test_a_misspelt_option_is_named_with_the_nearest() -> None:
     assert str(error) == "connect() has no option 'reconect': did you mean 'reconnect'?"
 
 
+def test_only_the_nearest_is_proposed() -> None:
+    message = str(unknown_option("f", {"timeouts": 1}, ["timeout", "timeout_2"]))
+    assert message == "f() has no option 'timeouts': did you mean 'timeout'?"
+
+
 def test_an_unknown_option_is_told_what_there_is() -> None:
     error = unknown_option("connect", {"zzz": 1}, ["tls", "generation"])
     assert str(error) == "connect() has no option 'zzz': it has generation, tls"
@@ -89,6 +94,14 @@ def test_reconnect_has_the_documented_defaults() -> None:
     policy = Reconnect()
     assert (policy.initial, policy.maximum) == (0.5, 30.0)
     assert (policy.max_attempts, policy.healthy_after) == (10, 60.0)
+
+
+def test_reconnect_is_a_value_of_keywords() -> None:
+    assert {Reconnect(initial=1): "x"}[Reconnect(initial=1.0)] == "x"
+    with pytest.raises(AttributeError):
+        Reconnect().initial = 2.0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(TypeError):
+        Reconnect(500, 30000)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 @pytest.mark.parametrize("name", ["initial", "maximum", "healthy_after"])
@@ -204,7 +217,9 @@ def test_no_repr_shows_a_key() -> None:
 # App keys
 
 
-@pytest.mark.parametrize("key", ["12345678", "ak_live_0123456789", "ключ-доступа", "with blank"])
+@pytest.mark.parametrize(
+    "key", ["12345678", "x" * 4096, "ak_live_0123456789", "ключ-доступа", "with blank"]
+)
 def test_an_app_key_is_kept_as_it_is(key: str) -> None:
     assert check_app_key(key) == key
 
@@ -212,7 +227,7 @@ def test_an_app_key_is_kept_as_it_is(key: str) -> None:
 BAD_KEYS = ["", "1234567", " 12345678", "12345678\n", "1234;5678", "1234\x005678", "1234\ud8005678"]
 
 
-@pytest.mark.parametrize("key", [*BAD_KEYS, "x" * 5000, None, b"12345678", 12345678])
+@pytest.mark.parametrize("key", [*BAD_KEYS, "x" * 4097, None, b"12345678", 12345678])
 def test_another_is_refused_and_not_shown(key: object) -> None:
     with pytest.raises(EnSyncValidationError, match=r"^app_key must") as caught:
         check_app_key(key)
