@@ -27,9 +27,9 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from hyperframe.frame import GoAwayFrame
 
-from ensync.server.corked import CorkedTransport
 from ensync.server.hooks import DoorConnection
 from ensync.transports.bridge import AsyncioSide
+from ensync.transports.corked import CorkedTransport
 
 __all__ = ["CallFailed", "GrpcCall", "GrpcConnection", "GrpcLimits"]
 

@@ -22,12 +22,8 @@ from ensync.server.hooks import DoorHooks
 from ensync.server.http2 import GrpcLimits
 from ensync.server.memory import MemoryStore
 from ensync.server.store import Store
+from ensync.server.websocket import serve_websocket
 from ensync.transports.bridge import AsyncioSide, open_asyncio_side
-
-try:
-    from ensync.server.websocket import serve_websocket
-except ImportError:
-    serve_websocket = None
 
 __all__ = ["LocalEngine"]
 
@@ -222,16 +218,15 @@ class LocalEngine(anyio.AsyncContextManagerMixin):
                     options=self._grpc_options,
                 )
             )
-            if serve_websocket is not None:
-                self._doors.append(
-                    await serve_websocket(
-                        self.broker,
-                        host=self._host,
-                        port=websocket_port,
-                        tls=self._tls,
-                        hooks=self._hooks,
-                    )
+            self._doors.append(
+                await serve_websocket(
+                    self.broker,
+                    host=self._host,
+                    port=websocket_port,
+                    tls=self._tls,
+                    hooks=self._hooks,
                 )
+            )
 
     async def _stop(self) -> None:
         await self.broker.shut_down()

@@ -18,6 +18,7 @@ from ensync.proto.ensync import (
     PublishEventResponse,
     SubscribeRequest,
 )
+from ensync.scopes import single_error_bare
 from ensync.server.apps import App
 from ensync.server.local import LocalEngine
 from ensync.transports.bridge import open_asyncio_side
@@ -55,17 +56,23 @@ class RawClient:
 
     async def call(self, name: str, request: betterproto2.Message, reply_type: type[M]) -> M:
         """Calls a unary method; a status other than OK raises GRPCError."""
-        path = SERVICE + name
-        cardinality = Cardinality.UNARY_UNARY
-        with anyio.fail_after(10):
+        replies: list[M] = []
+
+        async def call() -> None:
             async with self.channel.request(
-                path, cardinality, type(request), reply_type
+                SERVICE + name, Cardinality.UNARY_UNARY, type(request), reply_type
             ) as stream:
                 await stream.send_message(request, end=True)
                 reply = await stream.recv_message()
                 await stream.recv_trailing_metadata()
-        assert reply is not None
-        return reply
+                assert reply is not None
+                replies.append(reply)
+
+        # In a task of its own, because grpclib cancels the task when the connection is lost.
+        with anyio.fail_after(10):
+            async with single_error_bare(), anyio.create_task_group() as tasks:
+                tasks.start_soon(call)
+        return replies[0]
 
     async def publish(
         self, text: str = "e", *, to: App | None = None, name: str = NAME, **changes: Any

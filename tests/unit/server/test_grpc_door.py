@@ -198,9 +198,7 @@ async def test_an_engine_of_one_generation_lacks_the_other(generation: str) -> N
 @conversation()
 async def test_refusals_are_normal_replies(talk: Conversation) -> None:
     client = await talk.client()
-    refused = await client.call(
-        "Connect", ConnectRequest(access_key="wrong-key"), ConnectResponse
-    )
+    refused = await client.call("Connect", ConnectRequest(access_key="wrong-key"), ConnectResponse)
     assert (refused.success, refused.error_message) == (False, "unknown app key")
     refused_publish = await client.publish(payload="no base64!")
     assert not refused_publish.success
