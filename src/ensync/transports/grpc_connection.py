@@ -6,6 +6,7 @@ connection can die ends in one place, and dying never waits for a write buffer.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -19,11 +20,14 @@ from ensync.address import Address
 from ensync.errors import EnSyncConnectionError
 from ensync.transports.bridge import AsyncioSide
 from ensync.transports.connect_errors import network_error
+from ensync.transports.grpc_direct import DirectWire
 from ensync.transports.grpc_plain import PlainWire
 from ensync.transports.grpc_protocol import ClientProtocol, FixedChannel
 from ensync.transports.grpc_wire import ServerStream, StreamResult, UnaryCall, UnaryResult, Wire
 
 __all__ = ["GrpcConnection"]
+
+logger = logging.getLogger("ensync")
 
 # Assumed until the engine's SETTINGS frame says otherwise.
 _DEFAULT_STREAM_LIMIT = 100
@@ -55,7 +59,7 @@ class GrpcConnection:
         connection = cls(address)
         protocol = await _open_protocol(connection, address, side, tls)
         connection._protocol = protocol
-        connection._wire = PlainWire(connection, side, FixedChannel(address, protocol, tls))
+        connection._wire = _make_wire(connection, protocol, address, side, tls)
         return connection
 
     @property
@@ -204,11 +208,27 @@ class GrpcConnection:
         self.lose(error)
 
 
+def _make_wire(
+    connection: GrpcConnection,
+    protocol: ClientProtocol,
+    address: Address,
+    side: AsyncioSide,
+    tls: ssl.SSLContext | None,
+) -> Wire:
+    try:
+        return DirectWire(connection, protocol, address)
+    except AttributeError as error:
+        logger.warning(
+            "this grpclib is not known from inside, so its slower way is taken: %s", error
+        )
+        return PlainWire(connection, side, FixedChannel(address, protocol, tls))
+
+
 async def _open_protocol(
     connection: GrpcConnection, address: Address, side: AsyncioSide, tls: ssl.SSLContext | None
 ) -> ClientProtocol:
     def make() -> ClientProtocol:
-        return ClientProtocol(connection)
+        return ClientProtocol(connection, side.call_soon)
 
     try:
         protocol = await side.create_connection(make, address.host, address.port, tls=tls)

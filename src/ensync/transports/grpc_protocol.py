@@ -15,10 +15,12 @@ from grpclib.client import Channel
 from grpclib.config import Configuration
 from grpclib.protocol import AbstractHandler, H2Protocol
 from h2.config import H2Configuration
+from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, RemoteSettingsChanged
 from h2.settings import SettingCodes
 
 from ensync.address import Address
+from ensync.transports.corked import CorkedTransport
 
 __all__ = ["CONNECTION_WINDOW", "STREAM_WINDOW", "ClientProtocol", "FixedChannel", "ProtocolOwner"]
 
@@ -32,12 +34,18 @@ _SETTINGS_FRAME = 4
 _TLS_ALERT = 0x15
 
 
+CallSoon = Callable[[Callable[[], object]], None]
+
+
 class ProtocolOwner(Protocol):
     """A connection, as its protocol sees it."""
 
     def set_stream_limit(self, limit: int) -> None: ...
 
     def connection_ended(self, reason: str, cause: BaseException | None) -> None: ...
+
+    def start_waiting(self) -> None:
+        """The socket takes more."""
 
 
 class FixedChannel(Channel):
@@ -70,8 +78,9 @@ class _ClientHandler(AbstractHandler):
 class ClientProtocol(H2Protocol):
     """grpclib's protocol, telling its owner of settings and of every kind of end."""
 
-    def __init__(self, owner: ProtocolOwner) -> None:
+    def __init__(self, owner: ProtocolOwner, call_soon: CallSoon) -> None:
         self._owner = owner
+        self._call_soon = call_soon
         self._transport: Any = None
         self._greeted = False
         self._reason = "closed by the engine"
@@ -91,8 +100,8 @@ class ClientProtocol(H2Protocol):
         super().__init__(_ClientHandler(self), config.__for_client__(), h2_config)
 
     def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-        super().connection_made(transport)
+        self._transport = CorkedTransport(transport, self._call_soon)
+        super().connection_made(cast("Any", self._transport))
         self._listen(RemoteSettingsChanged, self._settings_changed)
         self._listen(ConnectionTerminated, self._going_away)
 
@@ -133,6 +142,20 @@ class ClientProtocol(H2Protocol):
             self._reason = f"it does not speak gRPC (its first bytes are {data[:16]!r})"
         self.ended()
         return False
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._owner.start_waiting()
+
+    @property
+    def h2(self) -> H2Connection:
+        """The HTTP/2 connection below grpclib's."""
+        return self.connection._connection  # pyright: ignore[reportPrivateUsage]
+
+    @property
+    def exchanges(self) -> dict[int, Any]:
+        """What is told of each stream's frames, by the stream's number."""
+        return cast("dict[int, Any]", self.processor.streams)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if exc is not None:

@@ -17,6 +17,7 @@ import anyio
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from ensync import websocket_socket
 from ensync.address import Address
 from ensync.errors import (
     EnSyncAuthenticationError,
@@ -183,7 +184,7 @@ class WebSocketLink(Link):
     async def _ping(self, call: PingCall) -> None:
         call.sent = True
         try:
-            pong = await self._socket.ping()
+            pong = await websocket_socket.ping(self._socket)
             await pong
         except ConnectionClosed as error:
             self.abort(self._closed(error))
@@ -201,7 +202,7 @@ class WebSocketLink(Link):
                 if text is None:
                     await self._until_something_to_write()
                 else:
-                    await self._socket.send(text)
+                    await websocket_socket.send(self._socket, text)
         except ConnectionClosed as error:
             self.abort(self._closed(error))
 
@@ -274,7 +275,7 @@ class WebSocketLink(Link):
     def abort(self, error: EnSyncConnectionError) -> None:
         if self._error is None:
             # close() would wait for what is still to be written.
-            self._socket.transport.abort()
+            websocket_socket.abort(self._socket)
             self._end(error)
 
     async def aclose(self) -> None:
@@ -284,9 +285,9 @@ class WebSocketLink(Link):
         self._end(EnSyncConnectionError("this client was closed", code="closed"))
         try:
             with anyio.move_on_after(CLOSE_TIMEOUT):
-                await self._socket.close()
+                await websocket_socket.close(self._socket)
         finally:
-            self._socket.transport.abort()
+            websocket_socket.abort(self._socket)
 
     def _reply_unwanted(self) -> None:
         self.abort(

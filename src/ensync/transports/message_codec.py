@@ -1,0 +1,168 @@
+"""Protobuf texts of flat messages, several times faster than the general way.
+
+The messages of PROTOCOL 3 hold strings, booleans and integers, and nothing nested
+but one map. For those an encoder and a decoder are put together once for each
+message class, from what the class says of its own fields. Whatever they do not
+understand goes the general way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import betterproto2
+from grpclib.encoding.base import CodecBase
+
+__all__ = ["MessageCodec", "decoder", "encoder"]
+
+Encoder: TypeAlias = Callable[[betterproto2.Message], bytes]
+Decoder: TypeAlias = Callable[[bytes], betterproto2.Message]
+
+_WIRE_TYPES = {"bool": 0, "int32": 0, "int64": 0, "string": 2}
+_CONTINUES = 0x80
+_LOW_BITS = 0x7F
+_TWO_TO_64 = 1 << 64
+_MAX_INT64 = (1 << 63) - 1
+_MAX_ONE_BYTE_FIELD = 15
+
+
+class _Field(NamedTuple):
+    name: str
+    tag: int
+    proto_type: str
+    optional: bool
+
+    @property
+    def is_text(self) -> bool:
+        return self.proto_type == "string"
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > _LOW_BITS:
+        out.append(number & _LOW_BITS | _CONTINUES)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+_SHORT_LENGTHS = [_varint(length) for length in range(4096)]
+
+
+def _fields(cls: type[betterproto2.Message]) -> list[_Field] | None:
+    """The fields in the order of their numbers; None when some field is not flat."""
+    found: list[_Field] = []
+    for field in dataclasses.fields(cast("Any", cls)):
+        meta = field.metadata["betterproto"]
+        wire_type = _WIRE_TYPES.get(meta.proto_type)
+        flat = not (meta.repeated or meta.group or meta.map_meta or meta.unwrap)
+        if wire_type is None or not flat or meta.number > _MAX_ONE_BYTE_FIELD:
+            return None
+        tag = meta.number << 3 | wire_type
+        found.append(_Field(field.name, tag, meta.proto_type, meta.optional))
+    return sorted(found, key=lambda field: field.tag)
+
+
+@lru_cache(maxsize=64)
+def encoder(cls: type[betterproto2.Message]) -> Encoder:
+    """A function that writes messages of a class."""
+    fields = _fields(cls)
+    if fields is None:
+        return bytes
+    plan = [(field.name, bytes([field.tag]), field.is_text, field.optional) for field in fields]
+
+    def encode(message: betterproto2.Message) -> bytes:
+        values = message.__dict__
+        if values["_unknown_fields"]:
+            return bytes(message)
+        out: list[bytes] = []
+        for name, tag, is_text, optional in plan:
+            value = values[name]
+            if value is None or (not value and not optional):
+                continue
+            if is_text:
+                text = value.encode()
+                size = len(text)
+                length = _SHORT_LENGTHS[size] if size < len(_SHORT_LENGTHS) else _varint(size)
+                out += (tag, length, text)
+            else:
+                out += (tag, _varint(value if value >= 0 else value + _TWO_TO_64))
+        return b"".join(out)
+
+    return encode
+
+
+@lru_cache(maxsize=64)
+def decoder(cls: type[betterproto2.Message]) -> Decoder:
+    """A function that reads messages of a class.
+
+    It raises whatever the general way raises for bytes that are no such message.
+    """
+    fields = _fields(cls)
+    if fields is None or any(field.proto_type == "int32" for field in fields):
+        return cls.parse
+    by_tag = {field.tag: (field.name, field.proto_type) for field in fields}
+    defaults = dict(cls().__dict__)
+
+    def decode(data: bytes) -> betterproto2.Message:
+        values = _read(data, by_tag)
+        if values is None:
+            return cls.parse(data)
+        message = cls.__new__(cls)
+        cast("dict[str, Any]", message.__dict__).update(defaults | values)
+        return message
+
+    return decode
+
+
+def _read(data: bytes, by_tag: dict[int, tuple[str, str]]) -> dict[str, Any] | None:
+    """The values of the fields in a text, or None when it is out of the ordinary."""
+    values: dict[str, Any] = {}
+    position, end = 0, len(data)
+    while position + 1 < end:
+        known = by_tag.get(data[position])
+        number, position = data[position + 1], position + 2
+        if number >= _CONTINUES:
+            number, position = _read_long_varint(data, position, number)
+        if known is None or number < 0:
+            return None
+        name, proto_type = known
+        if proto_type == "string":
+            stop = position + number
+            if stop > end:
+                return None
+            values[name] = str(data[position:stop], "utf-8")
+            position = stop
+        elif proto_type == "bool":
+            values[name] = bool(number)
+        else:
+            values[name] = number if number <= _MAX_INT64 else number - _TWO_TO_64
+    return values if position == end else None
+
+
+def _read_long_varint(data: bytes, position: int, number: int) -> tuple[int, int]:
+    """The rest of a number of several bytes; below zero when it is no such number."""
+    number &= _LOW_BITS
+    for shift in range(7, 70, 7):
+        if position >= len(data):
+            break
+        byte, position = data[position], position + 1
+        number |= (byte & _LOW_BITS) << shift
+        if byte < _CONTINUES:
+            return (number if number < _TWO_TO_64 else -1), position
+    return -1, position
+
+
+class MessageCodec(CodecBase):
+    """The same for grpclib."""
+
+    __content_subtype__ = "proto"  # pyright: ignore[reportAssignmentType]
+
+    def encode(self, message: Any, message_type: Any) -> bytes:
+        return encoder(cast("type[betterproto2.Message]", type(message)))(message)
+
+    def decode(self, data: bytes, message_type: Any) -> Any:
+        return decoder(message_type)(data)
