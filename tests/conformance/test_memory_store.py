@@ -1,23 +1,25 @@
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
-from ensync.server.memory import MemoryStore
-from ensync.server.store import EventState, Lease, StoreFullError
 
+from ensync.server.memory import MemoryStore
+from ensync.server.store import EventState, Lease, StoredEvent, StoreFullError
 from tests.conformance.store_contract import BILLING, StoreContract, StoreHarness, new_event
 
 pytestmark = pytest.mark.anyio
 
 
 class MemoryHarness(StoreHarness):
-    def __init__(self, **options: int) -> None:
+    def __init__(self, **options: Any) -> None:
         self.now_ms = 1_700_000_000_000
-        self.store: MemoryStore = MemoryStore(now_ms=lambda: self.now_ms, **options)
+        self.memory = self.store = MemoryStore(now_ms=lambda: self.now_ms, **options)
 
     async def advance(self, milliseconds: int) -> None:
         self.now_ms += milliseconds
-        self.store.bring_back_due()
+        self.memory.bring_back_due()
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ async def test_the_first_block_is_zero(harness: MemoryHarness) -> None:
 
 async def test_only_the_latest_settled_events_are_kept() -> None:
     harness = MemoryHarness(retain=3)
-    stored = []
+    stored: list[StoredEvent] = []
     for number in range(5):
         stored.append(await harness.append(f"e{number}"))
         await take_and_ack(harness)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 from itertools import count
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -74,7 +75,7 @@ class TestBroker:
     async def publish_many(self, number: int) -> list[str]:
         return [await self.publish(f"e{index}") for index in range(number)]
 
-    def publication(self, text: str = "e", **changes: object) -> Publication:
+    def publication(self, text: str = "e", **changes: Any) -> Publication:
         return Publication(NAME, envelope(text), self.billing.app_id)._replace(**changes)
 
     async def subscriber(self, event_name: str = NAME) -> tuple[str, Consumer]:

@@ -10,6 +10,12 @@ from typing import Any, TypeVar
 
 import anyio
 import betterproto2
+from grpclib.client import Channel
+from grpclib.client import Stream as ClientStream
+from grpclib.config import Configuration
+from grpclib.const import Cardinality, Status
+from grpclib.exceptions import GRPCError
+
 from ensync.proto.ensync import (
     ConnectRequest,
     ConnectResponse,
@@ -22,12 +28,6 @@ from ensync.scopes import single_error_bare
 from ensync.server.apps import App
 from ensync.server.local import LocalEngine
 from ensync.transports.bridge import open_asyncio_side
-from grpclib.client import Channel
-from grpclib.client import Stream as ClientStream
-from grpclib.config import Configuration
-from grpclib.const import Cardinality, Status
-from grpclib.exceptions import GRPCError
-
 from tests.unit.server.brokers import NAME, envelope
 
 SERVICE = "/ensync.EnSyncService/"
@@ -181,7 +181,7 @@ async def status_at_the_end(stream: EventStream) -> Status:
 async def until(condition: Callable[[], object]) -> None:
     """Waits until something is so; it is asked at every turn of the loop."""
     with anyio.fail_after(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is asked for has no event
             await anyio.sleep(0.001)
 
 

@@ -4,6 +4,9 @@ import json
 
 import anyio
 import pytest
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
 from ensync.proto.ensync import (
     AcknowledgeRequest,
     AcknowledgeResponse,
@@ -26,9 +29,6 @@ from ensync.proto.ensync import (
     UnsubscribeRequest,
     UnsubscribeResponse,
 )
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError, StreamTerminatedError
-
 from tests.unit.server.brokers import NAME, envelope
 from tests.unit.server.grpc_client import (
     Conversation,

@@ -4,13 +4,13 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
 from ensync.proto.ensync import HeartbeatRequest, HeartbeatResponse
 from ensync.server.hooks import DoorCall, DoorFault, DoorHooks
 from ensync.server.refusal import Reason, Refusal
 from ensync.server.store import StoredEvent
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError, StreamTerminatedError
-
 from tests.unit.server.grpc_client import (
     Conversation,
     RawClient,
@@ -63,15 +63,15 @@ def with_hooks(scenario: Callable[[Conversation, Hooks], Awaitable[None]]) -> Ca
     return test
 
 
-async def raise_fault(call: DoorCall) -> None:
+async def raise_fault(_: DoorCall) -> None:
     raise DoorFault("on purpose", status="RESOURCE_EXHAUSTED")
 
 
-async def raise_reset(call: DoorCall) -> None:
+async def raise_reset(_: DoorCall) -> None:
     raise DoorFault("on purpose", reset=True)
 
 
-async def raise_refusal(call: DoorCall) -> None:
+async def raise_refusal(_: DoorCall) -> None:
     raise Refusal(Reason.LIMIT, "not today")
 
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from ensync.proto.ensync import UnsubscribeRequest, UnsubscribeResponse
-from ensync.server.hooks import DoorCall, DoorFault, DoorHooks
-from ensync.server.store import StoredEvent
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from ensync.proto.ensync import UnsubscribeRequest, UnsubscribeResponse
+from ensync.server.hooks import DoorCall, DoorFault, DoorHooks
+from ensync.server.store import StoredEvent
 from tests.unit.server.grpc_client import (
     Conversation,
     RawClient,

@@ -54,9 +54,9 @@ async def test_bad_event_names_are_refused_everywhere(bench: TestBroker, name: s
     for request_ in (bench.broker.subscribe, bench.broker.unsubscribe):
         with pytest.raises(Refusal, match="event_name"):
             await request_(client_id, name)
-    for request_ in (bench.broker.pause, bench.broker.resume):
+    for control in (bench.broker.pause, bench.broker.resume):
         with pytest.raises(Refusal, match="event_name"):
-            request_(client_id, name)
+            control(client_id, name)
 
 
 @pytest.mark.parametrize("idem", BAD_NAMES)
