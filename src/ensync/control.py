@@ -65,6 +65,7 @@ class Control:
         check_idem(key.idem)
         request = Acknowledge(self._name, key.idem, key.block)
         outcome = await self._settle(key, request, Place.ACKNOWLEDGED)
+        self._intake.confirmed += 1
         return self._result("acknowledged", outcome, key.idem)
 
     async def defer(
@@ -98,8 +99,9 @@ class Control:
         self._intake.check_open()
         before = None if key is None else self._intake.place(key)
         if key is not None and before is Place.IN_HAND:
-            # A copy that arrives meanwhile is not shown.
-            self._intake.move(key, Place.ACKNOWLEDGING)
+            # A copy that arrives meanwhile is not shown, or not yet.
+            deferring = place is Place.GIVEN_BACK
+            self._intake.move(key, Place.DEFERRING if deferring else Place.ACKNOWLEDGING)
         settled = False
         try:
             outcome = await self._session.request(request)

@@ -27,7 +27,7 @@ logger = logging.getLogger("ensync")
 # Events between two full turns of the event loop, so that a fast stream neither
 # pays for one at every event nor starves other tasks.
 _EVENTS_PER_CHECKPOINT = 32
-_TAKEN = (Place.IN_HAND, Place.ACKNOWLEDGING)
+_TAKEN = (Place.IN_HAND, Place.ACKNOWLEDGING, Place.DEFERRING)
 # What an engine may still send after it was told to pause.
 _MAX_OVERSHOOT = 10_000
 
@@ -53,6 +53,7 @@ class Intake:
         self._send, self._receive = anyio.create_memory_object_stream[Arrived](float("inf"))
         self._ledger = DeliveryLedger()
         self._taken: dict[EventKey, Arrived] = {}
+        self._kept: dict[EventKey, Arrived] = {}
         self._engine_pause = EnginePause(event_name)
         self._stream: Stream | None = None
         self._connection: Connection | None = None
@@ -91,6 +92,7 @@ class Intake:
 
     def detached(self) -> None:
         self._stream = self._connection = None
+        self._kept.clear()
         self._engine_pause.detached()
 
     async def restore_pause(self) -> None:
@@ -118,6 +120,8 @@ class Intake:
             self._buffer(arrived)
         elif arrival is Arrival.SHOW_AGAIN:
             self._buffer(Arrived(delivery, redelivered=True))
+        elif arrival is Arrival.KEEP:
+            self._kept[arrived.key] = Arrived(delivery, redelivered=True)
         else:
             self.duplicates += 1
             self._settle_again(arrival, arrived.key)
@@ -262,6 +266,10 @@ class Intake:
         self._ledger.move(key, place)
         if place not in _TAKEN:
             self._taken.pop(key, None)
+        kept = self._kept.pop(key, None)
+        if kept is not None and place is Place.GIVEN_BACK and not self.finished:
+            self._ledger.move(key, Place.BUFFERED)
+            self._buffer(kept)
 
     def acknowledge(self, key: EventKey) -> None:
         """Acknowledges an event that is in hand, without waiting."""

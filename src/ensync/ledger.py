@@ -32,12 +32,13 @@ class Place(enum.Enum):
     BUFFERED = "buffered"  # arrived, waiting for a loop to ask
     IN_HAND = "in hand"  # given to a loop body
     ACKNOWLEDGING = "acknowledging"  # done with; the engine has not confirmed it yet
+    DEFERRING = "deferring"  # given back; the engine has not confirmed it yet
     ACKNOWLEDGED = "acknowledged"
     DISCARDED = "discarded"
     GIVEN_BACK = "given back"  # deferred, refused or cancelled: to be shown again
 
 
-_STILL_HERE = frozenset({Place.BUFFERED, Place.IN_HAND, Place.ACKNOWLEDGING})
+_STILL_HERE = frozenset({Place.BUFFERED, Place.IN_HAND, Place.ACKNOWLEDGING, Place.DEFERRING})
 
 
 class Arrival(enum.Enum):
@@ -46,6 +47,7 @@ class Arrival(enum.Enum):
     SHOW = "show"
     SHOW_AGAIN = "show again"  # seen before, and not settled since
     IGNORE = "ignore"  # it is still here
+    KEEP = "keep"  # to be shown if the engine confirms that it was deferred
     ACKNOWLEDGE_AGAIN = "acknowledge again"  # settled, and the engine has not noted it
     DISCARD_AGAIN = "discard again"
 
@@ -60,8 +62,10 @@ class DeliveryLedger:
 
     def arrived(self, key: EventKey) -> Arrival:
         """Decides what an arriving event is, and notes it as buffered if it is to be shown."""
-        if key in self._here:
-            return Arrival.IGNORE
+        here = self._here.get(key)
+        if here is not None:
+            # What is deferred by no time at all may come before the engine's answer.
+            return Arrival.KEEP if here is Place.DEFERRING else Arrival.IGNORE
         left = self._left.pop(key, None)
         if left is Place.ACKNOWLEDGED:
             self._here[key] = Place.ACKNOWLEDGING

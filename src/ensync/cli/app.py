@@ -7,8 +7,16 @@ from typing import Annotated
 import typer
 
 from ensync import __version__
+from ensync.cli.apps import apps_group
 from ensync.cli.demo_command import demo_command
-from ensync.cli.running import EXIT_CODES
+from ensync.cli.doctor import doctor_command
+from ensync.cli.failures import EXIT_CODES
+from ensync.cli.keys import keys_group
+from ensync.cli.publish import publish_command
+from ensync.cli.replay import replay_command
+from ensync.cli.serve import serve_command
+from ensync.cli.status import status_command
+from ensync.cli.subscribe import subscribe_command
 
 __all__ = ["app", "run"]
 
@@ -40,6 +48,14 @@ def ensync(
 
 
 app.command("demo")(demo_command)
+app.command("serve")(serve_command)
+app.add_typer(apps_group, name="apps")
+app.add_typer(keys_group, name="keys")
+app.command("publish")(publish_command)
+app.command("subscribe")(subscribe_command)
+app.command("replay")(replay_command)
+app.command("status")(status_command)
+app.command("doctor")(doctor_command)
 
 
 def run() -> None:

@@ -6,10 +6,11 @@ import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import anyio
 
+from ensync.address import TransportName
 from ensync.client import EnSyncClient
 from ensync.engine import connect
 from ensync.event import Event, OutgoingEvent
@@ -19,9 +20,7 @@ from ensync.server.local import LocalEngine
 from ensync.server.store import EventState, QueueKey
 from ensync.subscription import Subscription
 
-__all__ = ["Demo", "DemoError", "DemoSummary", "TransportName"]
-
-TransportName: TypeAlias = Literal["grpc", "websocket"]
+__all__ = ["Demo", "DemoError", "DemoSummary"]
 
 EVENT_NAME = "demo/orders/created"
 # How many events may be on their way at a time. Without a bound, the latency

@@ -10,9 +10,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ensync.cli.demo import Demo, DemoError, DemoSummary, TransportName
+from ensync.address import TransportName
+from ensync.cli.demo import Demo, DemoError, DemoSummary
+from ensync.cli.failures import CommandError
 from ensync.cli.output import note, out, to_stderr
-from ensync.cli.running import Backend, CommandError, run_async
+from ensync.cli.running import Backend, run_async
 from ensync.scopes import background_tasks
 
 __all__ = ["demo_command"]

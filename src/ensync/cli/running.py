@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, cast
 
 import anyio
 import typer
 
+from ensync.cli.failures import (
+    FAILED,
+    INTERRUPTED,
+    KEY_REFUSED,
+    NOT_PUBLISHED,
+    UNREACHABLE,
+    WRONG_USE,
+    CommandError,
+)
 from ensync.cli.output import complain
 from ensync.errors import (
     EnSyncAuthenticationError,
@@ -19,27 +30,9 @@ from ensync.errors import (
     EnSyncValidationError,
 )
 
-__all__ = ["EXIT_CODES", "Backend", "CommandError", "run_async", "user_errors"]
+__all__ = ["Backend", "run_async", "user_errors"]
 
 Backend: TypeAlias = Literal["asyncio", "trio"]
-
-FAILED: Final = 1
-WRONG_USE: Final = 2
-UNREACHABLE: Final = 3
-KEY_REFUSED: Final = 4
-NOT_PUBLISHED: Final = 5
-INTERRUPTED: Final = 130
-
-EXIT_CODES = """Exit codes: 0 done, 1 failed, 2 wrong use, 3 engine not reachable,
-4 app key refused, 5 not every event was published, 130 interrupted."""
-
-
-class CommandError(Exception):
-    """A command can't do what it was asked to. The text is for its user."""
-
-    def __init__(self, message: str, exit_code: int = FAILED) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def run_async(function: Callable[[], Awaitable[None]], backend: Backend = "asyncio") -> None:
@@ -84,9 +77,17 @@ def _expected(error: BaseException) -> tuple[int, str] | None:
         return error.exit_code, str(error)
     if isinstance(error, EnSyncError):
         return _code_of(error), str(error)
+    if isinstance(error, BrokenPipeError):
+        _forget_standard_output()
+        return FAILED, "nobody reads the output any more"
     if isinstance(error, OSError) and error.filename is not None:
         return FAILED, f"{error.filename}: {error.strerror}"
     return None
+
+
+def _forget_standard_output() -> None:
+    # The interpreter flushes it at the end, which would fail once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _code_of(error: EnSyncError) -> int:

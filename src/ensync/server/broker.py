@@ -22,9 +22,11 @@ from ensync.server.publication import (
     check_delay,
     check_publication,
     parse_json_object,
+    persists,
     require_event_name,
     require_idem,
     require_reason,
+    time_to_live_ms,
 )
 from ensync.server.refusal import Reason, Refusal, shown
 from ensync.server.settling import EventRef, Settling
@@ -35,7 +37,7 @@ from ensync.server.store import (
     QueueKey,
     Store,
     StoredEvent,
-    StoreFullError,
+    StoreFailedError,
 )
 
 __all__ = ["Broker", "Limits", "Publication", "Statistics"]
@@ -65,6 +67,7 @@ class Statistics(NamedTuple):
     deferred: int
     discarded: int
     replayed: int
+    expired: int
 
 
 @dataclass(slots=True)
@@ -118,6 +121,11 @@ class Broker:
         """What keeps the events."""
         return self._store
 
+    @property
+    def clients(self) -> list[ConnectedClient]:
+        """Who is connected."""
+        return list(self._clients)
+
     # Clients
 
     def connect(self, app_key: str, connection: Hashable) -> ConnectedClient:
@@ -157,13 +165,13 @@ class Broker:
 
     async def disconnect_app(self, app_id: str) -> None:
         """Forgets all clients of an app, which has been removed."""
-        for client in [client for client in self._clients if client.app_id == app_id]:
+        for client in [client for client in self.clients if client.app_id == app_id]:
             await self._forget(client, EndReason.CLIENT_GONE)
 
     async def shut_down(self) -> None:
         """Ends every subscription, giving back what was in hand. No other can be made."""
         self._stopping = True
-        for client in list(self._clients):
+        for client in self.clients:
             await self._end_consumers(client, EndReason.SHUTDOWN)
 
     # Publishing and subscribing
@@ -286,6 +294,7 @@ class Broker:
             deferred=counters.deferred,
             discarded=counters.discarded,
             replayed=counters.replayed,
+            expired=self._store.expired,
         )
 
     # Inside
@@ -310,7 +319,7 @@ class Broker:
     async def _append(self, event: NewEvent) -> StoredEvent:
         try:
             return await self._store.append(event)
-        except StoreFullError as error:
+        except StoreFailedError as error:
             raise Refusal(Reason.LIMIT, str(error)) from error
 
     def _check_may_subscribe(self, client: ConnectedClient, event_name: str) -> None:
@@ -363,7 +372,8 @@ def _new_event(app: AppRecord, publication: Publication, metadata: dict[str, Any
         payload=publication.payload,
         metadata=publication.metadata,
         payload_metadata=publication.payload_metadata,
-        persist=_wants_to_persist(metadata),
+        persist=persists(metadata),
+        ttl_ms=time_to_live_ms(metadata),
     )
 
 
@@ -371,13 +381,6 @@ def _with_metadata(publication: Publication) -> Publication:
     # Some clients say so when there is none: nothing, or null.
     no_metadata = publication.metadata in ("", "null")
     return publication._replace(metadata="{}") if no_metadata else publication
-
-
-def _wants_to_persist(metadata: dict[str, Any]) -> bool:
-    wish: object = metadata.get("persist")
-    if isinstance(wish, dict):
-        wish = cast("dict[str, object]", wish).get("content")
-    return wish is not False and wish != "false"
 
 
 def _as_replayed(stored: StoredEvent, state: EventState, now_ms: int) -> StoredEvent:

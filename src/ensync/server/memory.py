@@ -6,8 +6,8 @@ import enum
 import heapq
 import secrets
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
 
 import anyio
 
@@ -18,6 +18,7 @@ from ensync.server.store import (
     Lane,
     Lease,
     NewEvent,
+    QueueCounts,
     QueueKey,
     Settled,
     Store,
@@ -250,6 +251,14 @@ class MemoryStore(Store):
             if record.stored.event.queue == queue
         ]
 
+    async def count_queues(self) -> list[QueueCounts]:
+        """What is where, by queue."""
+        counts: dict[QueueKey, Counter[_Place | EventState]] = {}
+        for record in self._records.values():
+            where = record.state if record.place is _Place.SETTLED else record.place
+            counts.setdefault(record.stored.event.queue, Counter())[where] += 1
+        return [_queue_counts(key, counts[key]) for key in sorted(counts)]
+
     async def run(self) -> None:
         """Brings deferred events back when they are due."""
         await self._deferred.run(self._now_ms, self.bring_back_due)
@@ -327,6 +336,17 @@ class MemoryStore(Store):
         self._deduped[dedupe] = idem
         if len(self._deduped) > self._retain:
             self._deduped.popitem(last=False)
+
+
+def _queue_counts(queue: QueueKey, counts: Mapping[_Place | EventState, int]) -> QueueCounts:
+    return QueueCounts(
+        queue,
+        waiting=counts[_Place.READY],
+        leased=counts[_Place.LEASED],
+        deferred=counts[_Place.DEFERRED],
+        acknowledged=counts[EventState.ACKNOWLEDGED],
+        discarded=counts[EventState.DISCARDED],
+    )
 
 
 def _cost(event: NewEvent) -> int:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, cast
 
 from ensync.crypto import parse_app_id
 from ensync.errors import EnSyncValidationError
 from ensync.json_text import as_object, decode_json
 from ensync.payload import check_event_name, check_idem, check_reason
-from ensync.server.refusal import Reason, Refusal
+from ensync.server.refusal import Reason, Refusal, shown
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
@@ -20,9 +21,11 @@ __all__ = [
     "check_delay",
     "check_publication",
     "parse_json_object",
+    "persists",
     "require_event_name",
     "require_idem",
     "require_reason",
+    "time_to_live_ms",
 ]
 
 _MIB = 1 << 20
@@ -30,6 +33,9 @@ _MIB = 1 << 20
 # What existing clients assume (PROTOCOL 6).
 MAX_PAYLOAD_BYTES = 4 * _MIB
 MAX_MESSAGE_BYTES = 6 * _MIB
+
+# A century: more is a mistake, such as milliseconds or a date.
+_MAX_TTL_SECONDS = 100 * 366 * 24 * 60 * 60
 
 _MIN_DELAY_MS = 1_000
 _MAX_DELAY_MS = 24 * 60 * 60 * 1_000
@@ -105,6 +111,47 @@ def parse_json_object(name: str, text: str) -> dict[str, Any]:
     if members is None:
         _refuse(f"{name} must be a JSON object")
     return members
+
+
+def persists(metadata: dict[str, Any]) -> bool:
+    """Whether the event may be kept for replay once it is settled, as its metadata asks."""
+    wish = _member(metadata, "persist")
+    return wish is not False and wish != "false"
+
+
+def time_to_live_ms(metadata: dict[str, Any]) -> int | None:
+    """For how long the event is to be handed out, as its metadata asks. None: for ever.
+
+    Raises:
+        Refusal: ``ttl`` is there, and is not a number of seconds.
+    """
+    ttl = _member(metadata, "ttl")
+    if ttl is None:
+        return None
+    seconds = _as_number(ttl)
+    if seconds is None or not 0 < seconds <= _MAX_TTL_SECONDS:
+        _refuse(
+            "metadata: ttl must be a number of seconds, more than 0 and at most "
+            f"{_MAX_TTL_SECONDS}, not {shown(str(ttl))}"
+        )
+    return math.ceil(seconds * 1000)
+
+
+def _member(metadata: dict[str, Any], name: str) -> object:
+    """A value, given either plainly or as {"is_string": ..., "content": ...}."""
+    value: object = metadata.get(name)
+    if isinstance(value, dict):
+        return cast("dict[str, object]", value).get("content")
+    return value
+
+
+def _as_number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _require(check: Callable[[object], object], text: str) -> None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, NoReturn, TypeVar
 
 from ensync.server.consumer import InHand
 from ensync.server.refusal import Reason, Refusal, shown
-from ensync.server.store import EventState, Found, Lease, Settled, Store, StoredEvent
+from ensync.server.store import (
+    EventState,
+    Found,
+    Lease,
+    Settled,
+    Store,
+    StoredEvent,
+    StoreFailedError,
+)
 
 __all__ = ["EventRef", "Settling"]
 
@@ -77,19 +86,21 @@ class Settling:
         Raises:
             Refusal: There is none, or the reference is wrong.
         """
-        found = await self._store.find(ref.idem)
+        with _failures_refused():
+            found = await self._store.find(ref.idem)
         if found is None:
             _unknown(ref)
         _check_ref(ref, found.stored)
         return found
 
     async def _settle(self, ref: EventRef, action: Callable[[Lease], Awaitable[T | None]]) -> T:
-        for _ in range(_ATTEMPTS):
-            held = self.in_hand.get(ref.idem) or await self._claim(ref)
-            _check_ref(ref, held.lease.stored)
-            result = await self._act(held, action)
-            if result is not None:
-                return result
+        with _failures_refused():
+            for _ in range(_ATTEMPTS):
+                held = self.in_hand.get(ref.idem) or await self._claim(ref)
+                _check_ref(ref, held.lease.stored)
+                result = await self._act(held, action)
+                if result is not None:
+                    return result
         raise Refusal(Reason.LIMIT, f"event {shown(ref.idem)} is just being settled; try again")
 
     async def _act(self, held: InHand, action: Callable[[Lease], Awaitable[T | None]]) -> T | None:
@@ -118,6 +129,10 @@ class Settling:
             raise Refusal(Reason.ALREADY, f"event {shown(ref.idem)} is already acknowledged")
         if found.state is EventState.DISCARDED:
             raise Refusal(Reason.ALREADY, f"event {shown(ref.idem)} is already discarded")
+        if found.state is EventState.EXPIRED:
+            raise Refusal(
+                Reason.ALREADY, f"event {shown(ref.idem)} is already gone: its time to live is over"
+            )
         lease = await self._store.claim(ref.idem)
         if lease is None:
             raise Refusal(Reason.LIMIT, f"event {shown(ref.idem)} is just being settled; try again")
@@ -129,6 +144,14 @@ class Settling:
             del self.in_hand[held.idem]
         if held.consumer is not None:
             held.consumer.settled(held)
+
+
+@contextmanager
+def _failures_refused() -> Iterator[None]:
+    try:
+        yield
+    except StoreFailedError as error:
+        raise Refusal(Reason.LIMIT, str(error)) from error
 
 
 def _done(settled: Settled) -> bool | None:

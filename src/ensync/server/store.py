@@ -23,9 +23,11 @@ __all__ = [
     "Lane",
     "Lease",
     "NewEvent",
+    "QueueCounts",
     "QueueKey",
     "Settled",
     "Store",
+    "StoreFailedError",
     "StoreFullError",
     "StoredEvent",
 ]
@@ -48,6 +50,8 @@ class NewEvent(NamedTuple):
     payload_metadata: str | None = None
     persist: bool = True
     """Whether the event may be replayed once it is settled."""
+    ttl_ms: int | None = None
+    """For how long after it was stored it is handed out. None: for ever."""
 
     @property
     def size(self) -> int:
@@ -65,6 +69,11 @@ class StoredEvent(NamedTuple):
     block: int
     logged_at_ms: int
     event: NewEvent
+
+    def has_expired(self, now_ms: int) -> bool:
+        """Whether its time to live is over."""
+        ttl_ms = self.event.ttl_ms
+        return ttl_ms is not None and now_ms >= self.logged_at_ms + ttl_ms
 
 
 class Lease(NamedTuple):
@@ -93,6 +102,7 @@ class EventState(enum.Enum):
     OPEN = "open"  # it waits, is lent out, or is deferred
     ACKNOWLEDGED = "acknowledged"
     DISCARDED = "discarded"
+    EXPIRED = "expired"  # nobody settled it within its time to live
     UNKNOWN = "unknown"  # the store can't tell
 
 
@@ -107,7 +117,25 @@ class Found(NamedTuple):
     state: EventState
 
 
-class StoreFullError(Exception):
+class QueueCounts(NamedTuple):
+    """How many events of a queue are where. Settled ones count while they are kept."""
+
+    queue: QueueKey
+    waiting: int
+    leased: int
+    deferred: int
+    acknowledged: int
+    discarded: int
+
+
+class StoreFailedError(Exception):
+    """The store can't do it: nothing was stored, settled or changed.
+
+    Its text is fit for clients: it names no files.
+    """
+
+
+class StoreFullError(StoreFailedError):
     """The store refuses to keep one more event. Its text says which limit was reached."""
 
 
@@ -135,8 +163,17 @@ class Store(ABC):
     """Keeps events until they are settled, and for a while longer.
 
     Every method may be called from many tasks at once. What a method has returned
-    from is kept as safely as the store can keep anything.
+    from is kept as safely as the store can keep anything. Any of them may raise
+    StoreFailedError.
+
+    An event is not handed out once its time to live is over; then it counts as
+    settled. One that is in hand by then may still be settled by whoever has it.
+
+    Attributes:
+        expired: How many events have expired since the store was opened.
     """
+
+    expired: int = 0
 
     @abstractmethod
     async def append(self, event: NewEvent, dedupe: str | None = None) -> StoredEvent:
@@ -194,6 +231,10 @@ class Store(ABC):
     @abstractmethod
     async def browse(self, queue: QueueKey) -> list[Found]:
         """Everything that is kept of a queue, in block order. For looking, not for working."""
+
+    async def count_queues(self) -> list[QueueCounts]:
+        """What is where, by queue, in order of their keys. Empty: this store can't tell."""
+        return []
 
     async def keep(self, leases: Iterable[Lease]) -> None:  # noqa: B027 - most need nothing
         """Says that these are still being worked on, where leases have a time to live."""

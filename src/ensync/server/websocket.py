@@ -80,7 +80,7 @@ class WebSocketDoor:
         self.port = next(iter(self._server.sockets)).getsockname()[1]
 
     async def aclose(self) -> None:
-        """Stops listening and closes all connections, in two seconds at the most."""
+        """Stops listening and closes all connections, in three seconds at the most."""
         if self._server is None:
             return
         self._server.close()

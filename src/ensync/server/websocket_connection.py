@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
+from ensync import websocket_socket
 from ensync.scopes import background_tasks
 from ensync.server.broker import Broker
 from ensync.server.consumer import Consumer, EndReason
@@ -39,6 +40,8 @@ _MAX_CLIENTS = 64
 # Longer requests are handled one at a time, so that few of them are in memory at once.
 _LARGE = 64 * 1024
 
+_TIME_FOR_LAST_REQUESTS = 1.0  # seconds
+
 _GOING_AWAY = 1001
 _INTERNAL_ERROR = 1011
 
@@ -61,6 +64,9 @@ class WebSocketConnection(DoorConnection):
         broker: Decides.
         hooks: Called around all that is done.
         ping_interval: Seconds from one ping to the next, and for a pong to arrive.
+
+    Attributes:
+        client_ids: The clients that were made here.
     """
 
     def __init__(
@@ -70,7 +76,7 @@ class WebSocketConnection(DoorConnection):
         self._broker = broker
         self._hooks = hooks
         self._ping_interval = ping_interval
-        self._client_ids: set[str] = set()
+        self.client_ids: set[str] = set()
         self._replies = OrderedReplies(self._send, _MAX_UNANSWERED)
         self._sending = anyio.Lock(fast_acquire=True)
         self._is_frozen = False
@@ -78,12 +84,18 @@ class WebSocketConnection(DoorConnection):
         self._close_code = _GOING_AWAY
         self._leaving = anyio.Event()
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How much waits for the client to read it, in this process."""
+        return self._socket.transport.get_write_buffer_size()
+
     async def run(self) -> None:
         """Serves this connection until it ends."""
         try:
             async with background_tasks() as tasks:
                 tasks.start_soon(self._or_end, self._keep_alive)
                 tasks.start_soon(self._or_end, self._leave_when_told)
+                tasks.start_soon(self._cancel_when_closed, tasks.cancel_scope)
                 await self._or_end(self._listen, tasks)
         finally:
             with anyio.CancelScope(shield=True):
@@ -92,7 +104,7 @@ class WebSocketConnection(DoorConnection):
     # What hooks may do
 
     def abort(self) -> None:
-        self._socket.transport.abort()
+        websocket_socket.abort(self._socket)
 
     def go_away(self, *, error: bool = False) -> None:
         self._close_code = _INTERNAL_ERROR if error else _GOING_AWAY
@@ -167,12 +179,12 @@ class WebSocketConnection(DoorConnection):
         return reply
 
     async def _connect(self, request: ParsedRequest) -> str:
-        if len(self._client_ids) >= _MAX_CLIENTS:
+        if len(self.client_ids) >= _MAX_CLIENTS:
             raise Refusal(
                 Reason.LIMIT, f"too many clients on one connection: {_MAX_CLIENTS} are accepted"
             )
         client = self._broker.connect(request.text("ACCESS_KEY"), self)
-        self._client_ids.add(client.client_id)
+        self.client_ids.add(client.client_id)
         return FrameKind.PASS.frame(encode_identity(client.client_id, client.app_id))
 
     async def _execute(self, request: ParsedRequest) -> str:
@@ -181,7 +193,7 @@ class WebSocketConnection(DoorConnection):
 
     def _check_client(self, request: ParsedRequest) -> None:
         client_id = request.text("CLIENT_ID")
-        if client_id not in self._client_ids:
+        if client_id not in self.client_ids:
             raise Refusal(
                 Reason.UNKNOWN_CLIENT,
                 f"unknown client_id {shown(client_id)}: it was not made by a CONN on this "
@@ -226,7 +238,7 @@ class WebSocketConnection(DoorConnection):
         # One at a time: else each subscription could put an event on top of a full buffer.
         async with self._sending:
             await self._while_frozen()
-            await self._socket.send(text)
+            await websocket_socket.send(self._socket, text)
 
     async def _while_frozen(self) -> None:
         if self._is_frozen:
@@ -240,7 +252,7 @@ class WebSocketConnection(DoorConnection):
             await anyio.sleep(self._ping_interval)
             await self._while_frozen()
             with anyio.move_on_after(self._ping_interval) as patience:
-                await (await self._socket.ping())
+                await (await websocket_socket.ping(self._socket))
             if patience.cancelled_caught and self._waits_for_client:
                 logger.info("a WebSocket client does not answer pings any more")
                 self.abort()
@@ -253,11 +265,11 @@ class WebSocketConnection(DoorConnection):
 
     def _show_alive(self) -> None:
         # A client of this protocol has no other way to say that it is there.
-        for client_id in list(self._client_ids):
+        for client_id in list(self.client_ids):
             try:
                 self._broker.heartbeat(client_id)
             except Refusal:
-                self._client_ids.discard(client_id)
+                self.client_ids.discard(client_id)
                 self.go_away()
 
     async def _leave_when_told(self) -> None:
@@ -265,7 +277,13 @@ class WebSocketConnection(DoorConnection):
         if self._close_code != _INTERNAL_ERROR:
             await self._replies.all_sent()
         await self._while_frozen()
-        await self._socket.close(self._close_code)
+        await websocket_socket.close(self._socket, self._close_code)
+
+    async def _cancel_when_closed(self, scope: anyio.CancelScope) -> None:
+        await self._socket.wait_closed()
+        # What was read before is still handled, unless that takes too long.
+        await anyio.sleep(_TIME_FOR_LAST_REQUESTS)
+        scope.cancel()
 
     async def _or_end(self, act: Callable[..., Awaitable[None]], *args: object) -> None:
         """Does something for as long as there is a connection to do it for."""

@@ -101,7 +101,7 @@ class ClientProtocol(H2Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = CorkedTransport(transport, self._call_soon)
-        super().connection_made(cast("Any", self._transport))
+        super().connection_made(self._transport)
         self._listen(RemoteSettingsChanged, self._settings_changed)
         self._listen(ConnectionTerminated, self._going_away)
 

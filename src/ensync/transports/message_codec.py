@@ -112,7 +112,7 @@ def decoder(cls: type[betterproto2.Message]) -> Decoder:
         if values is None:
             return cls.parse(data)
         message = cls.__new__(cls)
-        cast("dict[str, Any]", message.__dict__).update(defaults | values)
+        vars(message).update(defaults | values)
         return message
 
     return decode
@@ -159,7 +159,7 @@ def _read_long_varint(data: bytes, position: int, number: int) -> tuple[int, int
 class MessageCodec(CodecBase):
     """The same for grpclib."""
 
-    __content_subtype__ = "proto"  # pyright: ignore[reportAssignmentType]
+    __content_subtype__ = "proto"  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
 
     def encode(self, message: Any, message_type: Any) -> bytes:
         return encoder(cast("type[betterproto2.Message]", type(message)))(message)

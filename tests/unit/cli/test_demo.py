@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from ensync.cli.demo import Demo, DemoError, TransportName
+from ensync.address import TransportName
+from ensync.cli.demo import Demo, DemoError
 from ensync.server.local import LocalEngine
 from ensync.testing import Faults
 from tests.unit.cli.command import run_command

@@ -1,0 +1,99 @@
+"""Asks the admin endpoint of an engine that is running."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ensync.cli.failures import FAILED, UNREACHABLE, CommandError
+
+__all__ = ["AdminClient", "admin_file", "announced", "running_engine"]
+
+_TIMEOUT = 10.0  # seconds
+# Loopback is never behind a proxy, whatever the environment says.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class AdminClient:
+    """An engine, as its admin endpoint shows it.
+
+    Args:
+        url: Where the endpoint is, with its token.
+    """
+
+    def __init__(self, url: str) -> None:
+        if not url.startswith("http://127.0.0.1:"):
+            raise CommandError("the admin URL is not one that ensync serve has printed")
+        self._url = url
+
+    def ask(self, method: str, what: str, app_id: str = "", body: object = None) -> Any:
+        """Makes one request and returns the answer.
+
+        Raises:
+            CommandError: The engine is not there, or refuses.
+        """
+        request = urllib.request.Request(  # noqa: S310 - the scheme was checked
+            f"{self._url}/{what}/{quote(app_id, safe='')}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+        )
+        try:
+            with _OPENER.open(request, timeout=_TIMEOUT) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise CommandError(_reason(error), FAILED) from error
+        except (OSError, HTTPException) as error:
+            raise CommandError(
+                "no engine answers at the admin URL: is ensync serve still running?", UNREACHABLE
+            ) from error
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.load(error)["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"the admin endpoint answered {error.code}"
+
+
+def admin_file(data: Path) -> Path:
+    """Where an engine that keeps its data in a file leaves its admin URL."""
+    return data.with_name(f"{data.name}.admin")
+
+
+@contextmanager
+def announced(data: Path | None, url: str) -> Generator[None]:
+    """Leaves the admin URL beside the data, readable by this user only."""
+    if data is None:
+        yield
+        return
+    path = admin_file(data)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(url)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def running_engine(data: Path) -> AdminClient | None:
+    """The engine that is running on a data file, if there is one."""
+    try:
+        client = AdminClient(admin_file(data).read_text().strip())
+        client.ask("GET", "apps")
+    except FileNotFoundError:
+        return None
+    except CommandError as error:
+        if error.exit_code == UNREACHABLE:
+            return None  # a file that a killed engine has left behind
+        raise
+    return client

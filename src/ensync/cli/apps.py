@@ -1,0 +1,187 @@
+"""``ensync apps``: who may connect to a local engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import anyio.to_thread
+import typer
+from rich.table import Table
+
+from ensync.cli.admin_client import AdminClient, running_engine
+from ensync.cli.failures import WRONG_USE, CommandError
+from ensync.cli.output import note, out, print_env, print_json
+from ensync.cli.running import run_async, user_errors
+from ensync.cli.settings import ADMIN_URL, Settings
+from ensync.server.admin import open_admin
+from ensync.server.local import LocalEngine
+
+__all__ = ["apps_group"]
+
+apps_group = typer.Typer(
+    no_args_is_help=True,
+    help="""Make, list and remove the apps of a local engine.
+
+    With --data they are those of an engine that keeps its data there, running or not. Without
+    it, those of the running engine at ENSYNC_ADMIN_URL, which ensync serve prints.""",
+)
+
+Ask: TypeAlias = Callable[..., Any]
+
+DataOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--data", dir_okay=False, help="The engine's data file.")
+]
+AdminOption: TypeAlias = Annotated[
+    str | None, typer.Option("--admin-url", help=f"The running engine. Else ${ADMIN_URL}.")
+]
+JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+NameArgument: TypeAlias = Annotated[str, typer.Argument(help="The app's name, or its app id.")]
+
+
+@apps_group.command("create")
+def create(
+    name: Annotated[str, typer.Argument(help="What to call it.")],
+    data: DataOption = None,
+    admin_url: AdminOption = None,
+    send: Annotated[
+        list[str] | None, typer.Option(help="An event name it may publish; again for more. [all]")
+    ] = None,
+    receive: Annotated[
+        list[str] | None,
+        typer.Option(help="An event name it may subscribe to; again for more. [all]"),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make an app, and print its keys as lines for a .env file.
+
+    The keys are not kept and not shown again.
+    """
+
+    def work(ask: Ask) -> None:
+        app = ask("POST", "apps", body={"name": name, "send": send, "receive": receive})
+        if json:
+            print_json(app)
+            return
+        print_env({"ENSYNC_APP_KEY": app["app_key"], "ENSYNC_SECRET_KEY": app["secret_key"]})
+        note(f"{name!r} is app {app['app_id']}")
+
+    _with_engine(data, admin_url, work)
+
+
+@apps_group.command("list")
+def list_apps(
+    data: DataOption = None, admin_url: AdminOption = None, json: JsonOption = False
+) -> None:
+    """Show all apps."""
+
+    def work(ask: Ask) -> None:
+        apps = ask("GET", "apps")
+        if json:
+            print_json(apps)
+            return
+        table = Table("name", "app id", "may send", "may receive", box=None, pad_edge=False)
+        for app in apps:
+            send, receive = ", ".join(app["send"]), ", ".join(app["receive"])
+            table.add_row(app["name"], app["app_id"], send, receive)
+        out.print(table)
+
+    _with_engine(data, admin_url, work)
+
+
+@apps_group.command("show")
+def show(
+    name: NameArgument,
+    data: DataOption = None,
+    admin_url: AdminOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one app. Its keys are not kept, so they can't be shown."""
+
+    def work(ask: Ask) -> None:
+        app = _find(ask, name)
+        if json:
+            print_json(app)
+            return
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_row("name", app["name"])
+        table.add_row("app id", app["app_id"])
+        table.add_row("may send", ", ".join(app["send"]))
+        table.add_row("may receive", ", ".join(app["receive"]))
+        out.print(table)
+
+    _with_engine(data, admin_url, work)
+
+
+@apps_group.command("rotate")
+def rotate(
+    name: NameArgument,
+    data: DataOption = None,
+    admin_url: AdminOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Give an app a new app key. The old one is refused from now on.
+
+    Its app id and secret key stay, and so do clients that are connected.
+    """
+
+    def work(ask: Ask) -> None:
+        app = ask("POST", "rotate", _find(ask, name)["app_id"])
+        if json:
+            print_json(app)
+        else:
+            print_env({"ENSYNC_APP_KEY": app["app_key"]})
+
+    _with_engine(data, admin_url, work)
+
+
+@apps_group.command("remove")
+def remove(name: NameArgument, data: DataOption = None, admin_url: AdminOption = None) -> None:
+    """Remove an app. Its key is refused from now on, and its clients are disconnected."""
+
+    def work(ask: Ask) -> None:
+        ask("DELETE", "apps", _find(ask, name)["app_id"])
+        note(f"removed {name!r}")
+
+    _with_engine(data, admin_url, work)
+
+
+def _find(ask: Ask, name: str) -> Any:
+    apps = ask("GET", "apps")
+    for app in apps:
+        if name in (app["name"], app["app_id"]):
+            return app
+    names = ", ".join(repr(app["name"]) for app in apps) or "no app at all"
+    raise CommandError(f"there is no app {name!r}; there is {names}")
+
+
+def _with_engine(data: Path | None, admin_url: str | None, work: Callable[[Ask], None]) -> None:
+    with user_errors():
+        if data is not None and admin_url is not None:
+            raise CommandError("give --data or --admin-url, not both", WRONG_USE)
+        engine = _running(data, admin_url)
+        if engine is not None:
+            work(engine.ask)
+            return
+    assert data is not None
+    run_async(lambda: _with_engine_of_our_own(data, work))
+
+
+def _running(data: Path | None, admin_url: str | None) -> AdminClient | None:
+    """The engine that is running; None: there is none on this data file."""
+    if data is not None:
+        return running_engine(data)
+    url = Settings({ADMIN_URL: admin_url}).get(ADMIN_URL)
+    if url is None:
+        raise CommandError(
+            "which engine? Give --data FILE, or --admin-url or ENSYNC_ADMIN_URL of a running one",
+            WRONG_USE,
+        )
+    return AdminClient(url)
+
+
+async def _with_engine_of_our_own(data: Path, work: Callable[[Ask], None]) -> None:
+    async with LocalEngine(data=data) as engine, open_admin(engine) as admin:
+        # It waits for answers of this very loop.
+        await anyio.to_thread.run_sync(work, AdminClient(admin.url).ask)

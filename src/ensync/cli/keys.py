@@ -1,0 +1,54 @@
+"""``ensync keys``: secret keys and app ids, without an engine."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ensync.cli.failures import WRONG_USE, CommandError
+from ensync.cli.output import note, print_env, print_json
+from ensync.cli.running import user_errors
+from ensync.cli.settings import SECRET_KEY, Settings
+from ensync.crypto import SecretKey
+
+__all__ = ["keys_group"]
+
+keys_group = typer.Typer(
+    no_args_is_help=True, help="Make secret keys, and look which app one belongs to."
+)
+
+
+@keys_group.command("new")
+def new(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Make a secret key, and print it with the app id that belongs to it.
+
+    It is known to no engine: apps of a local engine get theirs from `ensync apps create`.
+    """
+    key = SecretKey.generate()
+    if json:
+        print_json({"app_id": key.app_id, "secret_key": key.reveal()})
+        return
+    print_env({"ENSYNC_SECRET_KEY": key.reveal()})
+    note(f"its app id is {key.app_id}")
+
+
+@keys_group.command("inspect")
+def inspect(
+    standard_input: Annotated[
+        bool, typer.Option("--stdin", help="Read the key from standard input.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the app id of a secret key: of ENSYNC_SECRET_KEY, or of standard input.
+
+    Fails when it can't be a secret key, and says why. The key itself is not shown. It is not
+    taken from the command line, where others could read it.
+    """
+    with user_errors():
+        text = sys.stdin.readline().strip() if standard_input else Settings({}).get(SECRET_KEY)
+        if not text:
+            raise CommandError("no key: set ENSYNC_SECRET_KEY, or use --stdin", WRONG_USE)
+        app_id = SecretKey.parse(text).app_id
+        print_json({"app_id": app_id}) if json else typer.echo(app_id)

@@ -1,0 +1,170 @@
+"""The admin endpoint: what an engine is doing, and its apps, as JSON on loopback.
+
+It is there for the ``ensync`` command. Whoever knows its token may do everything,
+so the token is only printed to whoever starts the engine, and written to a file
+that only the same user can read.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, TypeAlias, cast
+from urllib.parse import unquote
+
+import anyio
+from anyio.abc import SocketListener
+
+from ensync.errors import EnSyncGenericError, EnSyncValidationError
+from ensync.scopes import background_tasks
+from ensync.server.apps import ANY_NAME, AppRecord
+from ensync.server.http import HttpError, JsonRequest, port_of, serve_json
+from ensync.server.local import LocalEngine
+
+__all__ = ["AdminEndpoint", "open_admin"]
+
+_HOST = "127.0.0.1"
+
+Action: TypeAlias = Callable[[LocalEngine, str, Any], Awaitable[object]]
+
+
+class AdminEndpoint:
+    """Answers admin requests for one engine.
+
+    Attributes:
+        url: Where it is. It contains the token, so it is a secret.
+    """
+
+    def __init__(self, engine: LocalEngine, port: int, token: str) -> None:
+        self.url = f"http://{_HOST}:{port}/{token}"
+        self._engine = engine
+        self._token = token
+
+    async def handle(self, request: JsonRequest) -> object:
+        """Does what is asked for, and returns the answer.
+
+        Raises:
+            HttpError: It can't be done.
+        """
+        _, token, what, *rest = [*request.path.split("/"), "", ""]
+        # Compared in constant time, so that it can't be found out letter by letter.
+        if not hmac.compare_digest(token.encode(), self._token.encode()):
+            raise HttpError(HTTPStatus.FORBIDDEN, "wrong token")
+        # A page in a browser can be made to ask loopback; this command never says where from.
+        if "origin" in request.headers:
+            raise HttpError(HTTPStatus.FORBIDDEN, "not for browsers")
+        action = _ACTIONS.get((request.method, what))
+        if action is None:
+            raise HttpError(HTTPStatus.NOT_FOUND, "there is no such request")
+        try:
+            return await action(self._engine, unquote(rest[0]), request.body)
+        except EnSyncValidationError as error:
+            raise HttpError(HTTPStatus.BAD_REQUEST, str(error)) from error
+
+
+@asynccontextmanager
+async def open_admin(engine: LocalEngine, port: int = 0) -> AsyncGenerator[AdminEndpoint]:
+    """Serves the admin endpoint of a running engine, on loopback only.
+
+    Args:
+        engine: The engine.
+        port: 0: any free one.
+
+    Raises:
+        EnSyncGenericError: The port can't be had.
+    """
+    listener = await _listen(port)
+    endpoint = AdminEndpoint(engine, port_of(listener), secrets.token_urlsafe(24))
+    async with listener, background_tasks() as tasks:
+        tasks.start_soon(serve_json, listener, endpoint.handle)
+        yield endpoint
+
+
+async def _listen(port: int) -> SocketListener:
+    try:
+        listeners = await anyio.create_tcp_listener(local_host=_HOST, local_port=port)
+    except OSError as error:
+        raise EnSyncGenericError(
+            f"the admin endpoint can't listen on {_HOST}: {error.strerror or error}",
+            code="cannot_listen",
+        ) from error
+    return cast("SocketListener", listeners.listeners[0])
+
+
+async def _status(engine: LocalEngine, _app_id: str, _body: Any) -> object:
+    names = {record.app_id: record.name for record in engine.apps.list()}
+    queues = [
+        {"app": names.get(counts.queue.app_id), **counts.queue._asdict(), **counts._asdict()}
+        for counts in await engine.broker.store.count_queues()
+    ]
+    for queue in queues:
+        del queue["queue"]
+    return {
+        "url": engine.url,
+        "websocket_url": engine.websocket_url,
+        "statistics": engine.statistics()._asdict(),
+        "queues": queues,
+        "clients": _clients(engine, names),
+    }
+
+
+def _clients(engine: LocalEngine, names: dict[str, str]) -> list[dict[str, object]]:
+    return [
+        {
+            "app": names.get(client.app_id),
+            "app_id": client.app_id,
+            "subscriptions": [
+                {"event_name": name, "paused": client.is_paused(name)} for name in client.consumers
+            ],
+        }
+        for client in engine.broker.clients
+    ]
+
+
+async def _list_apps(engine: LocalEngine, _app_id: str, _body: Any) -> object:
+    return [_shown(record) for record in engine.apps.list()]
+
+
+async def _create_app(engine: LocalEngine, _app_id: str, body: Any) -> object:
+    if not isinstance(body, dict):
+        raise HttpError(HTTPStatus.BAD_REQUEST, "an app is a JSON object with a name")
+    wishes = cast("dict[str, Any]", body)
+    send, receive = (_names(wishes, key) for key in ("send", "receive"))
+    return engine.create_app(wishes.get("name", ""), send=send, receive=receive)._asdict()
+
+
+def _names(wishes: dict[str, Any], key: str) -> Iterable[str]:
+    names = wishes.get(key) or [ANY_NAME]
+    if not isinstance(names, list):
+        raise HttpError(HTTPStatus.BAD_REQUEST, f"{key} must be a list of event names")
+    return cast("list[str]", names)
+
+
+async def _rotate_app(engine: LocalEngine, app_id: str, _body: Any) -> object:
+    return {"app_id": app_id, "app_key": engine.apps.rotate(app_id)}
+
+
+async def _remove_app(engine: LocalEngine, app_id: str, _body: Any) -> object:
+    await engine.remove_app(app_id)
+    return {"app_id": app_id}
+
+
+def _shown(record: AppRecord) -> dict[str, object]:
+    return {
+        "name": record.name,
+        "app_id": record.app_id,
+        "send": sorted(record.send),
+        "receive": sorted(record.receive),
+    }
+
+
+_ACTIONS: dict[tuple[str, str], Action] = {
+    ("GET", "status"): _status,
+    ("GET", "apps"): _list_apps,
+    ("POST", "apps"): _create_app,
+    ("POST", "rotate"): _rotate_app,
+    ("DELETE", "apps"): _remove_app,
+}

@@ -1,0 +1,39 @@
+"""How long settled events are kept for replay."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Retention"]
+
+_GIB = 1 << 30
+
+
+class Retention(NamedTuple):
+    """What bounds the settled events that are kept. The first limit that is reached counts.
+
+    Those that were settled first are forgotten first. Events that are not settled are
+    kept in any case.
+
+    Attributes:
+        events: How many.
+        bytes: How much they may take together, in bytes.
+        age: For how long after it was settled each is kept, in seconds. None: for ever.
+    """
+
+    events: int = 100_000
+    bytes: int = _GIB
+    age: float | None = None
+
+    def exceeded_by(self, events: int, size: int, oldest_ms: int, now_ms: int) -> bool:
+        """Whether the event that was settled first has to go.
+
+        Args:
+            events: How many settled events are kept.
+            size: How many bytes they take.
+            oldest_ms: When the first of them was settled.
+            now_ms: The time.
+        """
+        if events > self.events or size > self.bytes:
+            return True
+        return self.age is not None and now_ms - oldest_ms >= self.age * 1000
