@@ -11,12 +11,12 @@ import os
 import uuid
 from collections.abc import AsyncIterator
 
-import ensync
 import pytest
+
+import ensync
 from ensync.address import parse_address
 from ensync.server.local import LocalEngine
 from ensync.testing import Faults
-
 from tests.conformance.harness import Keys, Target, address
 
 TRANSPORTS = ("grpc", "websocket")

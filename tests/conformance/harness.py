@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar, Unpack
 
 import anyio
+
 import ensync
 from ensync.crypto import SecretKey
 from ensync.engine import EngineOptions

@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import anyio
-import ensync
 import pytest
-from ensync.server.local import LocalEngine
 
+import ensync
+from ensync.server.local import LocalEngine
 from tests.conformance.harness import Target, address
 
 pytestmark = pytest.mark.anyio
@@ -44,7 +44,7 @@ def environment(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_the_program_runs_as_it_stands(target: Target, engine: LocalEngine) -> None:
     SEEN.clear()
     await program()
-    assert SEEN == [({"order_id": "order-123"}, target.keys.app_id)]
+    assert [({"order_id": "order-123"}, target.keys.app_id)] == SEEN
     assert engine.statistics().acknowledged == 1
 
 
@@ -107,11 +107,10 @@ async def test_states_end_with_closed(target: Target) -> None:
             states.append(state)
             started.set()
 
-    async with anyio.create_task_group() as tasks:
-        async with target.connect() as client:
-            tasks.start_soon(watch, client)
-            await started.wait()
-            assert client.state is ensync.ClientState.CONNECTED
+    async with anyio.create_task_group() as tasks, target.connect() as client:
+        tasks.start_soon(watch, client)
+        await started.wait()
+        assert client.state is ensync.ClientState.CONNECTED
     assert states == [ensync.ClientState.CONNECTED, ensync.ClientState.CLOSED]
     assert client.state is ensync.ClientState.CLOSED
 

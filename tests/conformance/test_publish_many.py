@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import anyio
-import ensync
 import pytest
-from ensync.testing import Faults
 
+import ensync
+from ensync.testing import Faults
 from tests.conformance.harness import PATIENCE, Target, unsettled
 
 pytestmark = pytest.mark.anyio

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import anyio
-import ensync
 import pytest
+
+import ensync
 from ensync.crypto import SecretKey
 from ensync.server.local import LocalEngine
 from ensync.testing import Faults
-
 from tests.conformance.harness import Keys, Target, address, take_one, unsettled
 
 pytestmark = pytest.mark.anyio
