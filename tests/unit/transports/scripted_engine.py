@@ -33,7 +33,7 @@ class Answers:
     def __call__(self, request: str) -> list[str]:
         if request.startswith("CONN;"):
             return ["+PASS:{clientId=c1,clientHash=aGFzaA==}"]
-        return next(self._replies, [])
+        return next(self._replies, list[str]())
 
 
 @dataclass
@@ -45,8 +45,10 @@ class TestedLink:
     side: AsyncioSide
     link: Link
     lost: list[EnSyncConnectionError]
-    replies: dict[int, Outcome | EnSyncError] = field(default_factory=dict)
-    deliveries: list[Delivery] = field(default_factory=list)
+    replies: dict[int, Outcome | EnSyncError] = field(
+        default_factory=dict[int, Outcome | EnSyncError]
+    )
+    deliveries: list[Delivery] = field(default_factory=list[Delivery])
     changed: anyio.Event = field(default_factory=anyio.Event)
 
     async def authenticate(self, app_key: str = "key") -> Identity:
