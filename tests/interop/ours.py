@@ -16,8 +16,11 @@ __all__ = ["first_event", "our_client"]
 _EVENT_TIMEOUT = 10.0  # seconds
 
 
-def our_client(engine: Addresses, app: AppKeys) -> AbstractAsyncContextManager[EnSyncClient]:
-    return ensync.connect(engine.url, app_key=app.app_key, app_secret_key=app.secret_key)
+def our_client(
+    engine: Addresses, app: AppKeys, *, over_websocket: bool = False
+) -> AbstractAsyncContextManager[EnSyncClient]:
+    url = engine.websocket_url if over_websocket else engine.url
+    return ensync.connect(url, app_key=app.app_key, app_secret_key=app.secret_key)
 
 
 async def first_event(client: EnSyncClient, event_name: str) -> Event[Any]:

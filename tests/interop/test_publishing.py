@@ -6,9 +6,9 @@ import contextlib
 from typing import Any
 
 import pytest
-from ensync.server.local import LocalEngine
 
 from ensync.server.apps import App
+from ensync.server.local import LocalEngine
 from tests.interop.official import (
     SDK_033,
     SDK_033_WEBSOCKET,
@@ -164,11 +164,16 @@ async def test_what_an_app_may_not_send_is_refused(sdk: Sdk, engine: LocalEngine
 
 
 @EVERY_SDK
-async def test_they_and_we_answer_each_other(sdk: Sdk, engine: LocalEngine) -> None:
+@pytest.mark.parametrize("over_websocket", [False, True], ids=["we-grpc", "we-websocket"])
+async def test_they_and_we_answer_each_other_over_any_transports(
+    sdk: Sdk, over_websocket: bool, engine: LocalEngine
+) -> None:
     theirs, ours = engine.create_app("theirs"), engine.create_app("ours")
     async with contextlib.AsyncExitStack() as stack:
         them = await stack.enter_async_context(official_client(sdk, engine, theirs))
-        us = await stack.enter_async_context(our_client(engine, ours))
+        us = await stack.enter_async_context(
+            our_client(engine, ours, over_websocket=over_websocket)
+        )
         await them.subscribe("questions", auto_ack=False)
         await them.publish("questions", [ours.app_id], {"what": "is six times nine"})
         question = await stack.enter_async_context(us.subscribe("questions"))
