@@ -81,7 +81,9 @@ def list_apps(
         if json:
             print_json(apps)
             return
-        table = Table("name", "app id", "may send", "may receive", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
+        for heading in ("name", "app id", "may send", "may receive"):
+            table.add_column(heading, overflow="fold")
         for app in apps:
             send, receive = ", ".join(app["send"]), ", ".join(app["receive"])
             table.add_row(app["name"], app["app_id"], send, receive)

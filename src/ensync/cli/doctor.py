@@ -67,7 +67,7 @@ def doctor_command(
     """Check that events can flow, step by step, and say what is wrong and what to do.
 
     Settings, address, name, connection, TLS, app key, and an event from the app to itself,
-    under a name of its own. The first step that fails is the last.
+    named ensync/doctor. The first step that fails is the last.
     """
     settings = Settings({URL: url, APP_KEY: app_key, SECRET_KEY: secret_key})
 
@@ -239,5 +239,5 @@ ADVICE_NO_ENGINE = (
 ADVICE_SECRET = "Take the app key and the secret key from the same app."  # noqa: S105
 ADVICE_PERMISSION = (
     "The connection is fine. If the app may not send or receive every name, "
-    "this test is refused and nothing else is wrong."
+    "allow it ensync/doctor, or leave it at that."
 )

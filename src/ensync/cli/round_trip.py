@@ -13,6 +13,9 @@ from ensync.options import Reconnect
 __all__ = ["RoundTripError", "round_trip"]
 
 
+EVENT_NAME = "ensync/doctor"
+
+
 class RoundTripError(Exception):
     """The event did not come back. The text says why."""
 
@@ -24,26 +27,22 @@ async def round_trip(url: str, app_key: str, secret_key: str) -> float:
         How long it took, in seconds.
 
     Raises:
-        RoundTripError: It did not come back as it was sent.
+        RoundTripError: It was refused, or did not come back.
     """
-    # A name that nobody else uses, so that nobody else gets it.
-    event_name = f"ensync/doctor/{secrets.token_hex(8)}"
+    sent = {"token": secrets.token_hex(8)}
     try:
         async with (
             connect(
                 url, app_key=app_key, app_secret_key=secret_key, reconnect=Reconnect(max_attempts=1)
             ) as client,
-            client.subscribe(event_name) as subscription,
+            client.subscribe(EVENT_NAME) as subscription,
         ):
             started = anyio.current_time()
-            await client.publish(
-                event_name, [client.app_id], {"from": event_name}, {"persist": False}
-            )
-            event = await anext(aiter(subscription))
-            seconds = anyio.current_time() - started
-            await event.ack()
+            await client.publish(EVENT_NAME, [client.app_id], sent, {"persist": False})
+            async for event in subscription:
+                # An earlier check that was interrupted may have left one behind.
+                if event.payload == sent:
+                    break
+            return anyio.current_time() - started
     except EnSyncError as error:
         raise RoundTripError(str(error)) from error
-    if event.payload != {"from": event_name}:
-        raise RoundTripError("the event came back changed")
-    return seconds

@@ -95,7 +95,7 @@ def _rendered(status: Any) -> RenderableType:
 def _queues(queues: list[Any]) -> RenderableType:
     if not queues:
         return Text("no events")
-    table = Table("app", "event name", box=None, pad_edge=False)
+    table = _table("app", "event name")
     for column in QUEUE_COLUMNS:
         table.add_column(column, justify="right")
     for queue in queues:
@@ -107,13 +107,20 @@ def _queues(queues: list[Any]) -> RenderableType:
 def _clients(clients: list[Any]) -> RenderableType:
     if not clients:
         return Text("no clients")
-    table = Table("clients of", "subscribed to", box=None, pad_edge=False)
+    table = _table("clients of", "subscribed to")
     for client in clients:
         names = [
             one["event_name"] + (" (paused)" if one["paused"] else "")
             for one in client["subscriptions"]
         ]
         table.add_row(_app(client), Text(", ".join(names) or "nothing"))
+    return table
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")  # a name cut short is no use to anybody
     return table
 
 

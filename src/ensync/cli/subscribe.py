@@ -21,8 +21,11 @@ from ensync.cli.settings import (
     Settings,
     UrlOption,
 )
+from ensync.client import EnSyncClient
+from ensync.connection import ClientState
 from ensync.errors import EnSyncInvalidEventError
 from ensync.event import Event
+from ensync.scopes import background_tasks
 from ensync.subscription import Subscription
 
 __all__ = ["event_as_json", "show_event", "subscribe_command"]
@@ -53,12 +56,25 @@ def subscribe_command(
     async def run() -> None:
         async with (
             client_for_good(settings) as client,
+            background_tasks() as tasks,
             client.subscribe(event_name, auto_ack=not no_ack) as subscription,
         ):
+            tasks.start_soon(_tell_of_reconnecting, client)
             note(f"subscribed to {event_name!r}; Ctrl-C ends it")
             await _until_signal(subscription, count, as_json=json)
 
     run_async(run)
+
+
+async def _tell_of_reconnecting(client: EnSyncClient) -> None:
+    lost = False
+    async for state in client.states():
+        if state is ClientState.RECONNECTING:
+            lost = True
+            note("the connection is lost; reconnecting")
+        elif state is ClientState.CONNECTED and lost:
+            lost = False
+            note("connected again")
 
 
 async def _until_signal(

@@ -1,0 +1,137 @@
+"""ensync serve: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.command import run_command, started_command, stop
+from tests.unit.cli.served import ANY_PORT, served
+
+# Doors take two seconds at most to close; the rest is for a slow machine.
+BOUND = 10.0
+
+
+def test_it_prints_lines_for_a_dotenv_file_that_work(tmp_path: Path) -> None:
+    with started_command("serve", *ANY_PORT) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(5)]
+        (tmp_path / ".env").write_text("".join(lines))
+        assert [line.partition("=")[0] for line in lines] == [
+            "ENSYNC_URL",
+            "ENSYNC_WS_URL",
+            "ENSYNC_ADMIN_URL",
+            "ENSYNC_APP_KEY",
+            "ENSYNC_SECRET_KEY",
+        ]
+        done = run_command("doctor", directory=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        _, told = stop(process)
+    assert process.returncode == 0
+    assert told.endswith("SIGTERM: ending\nended\n")
+    assert lines[4].partition("=")[2].strip() not in told
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_clients_connected(by: signal.Signals) -> None:
+    with (
+        served() as engine,
+        started_command("subscribe", "live", variables=engine.variables) as subscriber,
+    ):
+        assert subscriber.stderr is not None
+        assert "subscribed" in subscriber.stderr.readline()
+        started = time.monotonic()
+        stop(engine.process, by)
+        assert engine.process.returncode == 0
+        assert time.monotonic() - started < BOUND
+        # The stream ended in a way that says: come again.
+        assert "reconnecting" in subscriber.stderr.readline()
+        stop(subscriber)
+        assert subscriber.returncode == 0
+
+
+def test_a_subscriber_finds_an_engine_that_is_back() -> None:
+    with served() as engine:
+        port = engine.told["url"].rpartition(":")[2]
+        with started_command("subscribe", "live", variables=engine.variables) as subscriber:
+            assert subscriber.stderr is not None
+            subscriber.stderr.readline()
+            stop(engine.process)
+            assert "reconnecting" in subscriber.stderr.readline()
+            # It is another engine, in memory, which knows no such key.
+            with started_command("serve", "--port", port, "--ws-port", "0", "--json"):
+                assert subscriber.wait(20) == 4
+
+
+def test_a_port_in_use_is_said() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = run_command("serve", "--port", str(port), "--ws-port", "0")
+    assert done.returncode == 1
+    assert "can't listen on 127.0.0.1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_plain_text_beyond_loopback_is_warned_of() -> None:
+    with started_command("serve", *ANY_PORT, "--host", "0.0.0.0", "--json") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        _, told = stop(process)
+    assert "without TLS" in told
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    directory = tmp_path_factory.mktemp("tls")
+    certificate, key = directory / "cert.pem", directory / "key.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1",
+            *subject,
+            *files,
+        ],
+        check=True,
+        capture_output=True,
+        timeout=20,
+    )
+    return certificate, key
+
+
+def test_tls(certificate: tuple[Path, Path]) -> None:
+    cert, key = map(str, certificate)
+    with served("--tls-cert", cert, "--tls-key", key) as engine:
+        assert engine.told["url"].startswith("grpcs://")
+        assert engine.told["websocket_url"].startswith("wss://")
+        for url in (engine.told["url"], engine.told["websocket_url"]):
+            distrusted = engine.run("doctor", ENSYNC_URL=url)
+            assert distrusted.returncode == 3
+            assert "BAD tls: the certificate is not trusted" in distrusted.stdout
+            assert "SSL_CERT_FILE" in distrusted.stdout
+            trusted = engine.run("doctor", ENSYNC_URL=url, SSL_CERT_FILE=cert)
+            assert trusted.returncode == 0, trusted.stdout
+
+
+def test_a_certificate_without_its_key_is_refused(certificate: tuple[Path, Path]) -> None:
+    cert, key = map(str, certificate)
+    without_key = run_command("serve", *ANY_PORT, "--tls-cert", cert)
+    assert without_key.returncode == 2
+    assert "belong together" in without_key.stderr
+    alone = run_command("serve", *ANY_PORT, "--tls-key", key)
+    assert alone.returncode == 2
+    assert "--tls-key needs --tls-cert" in alone.stderr
