@@ -6,10 +6,8 @@ import enum
 import heapq
 import secrets
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-
-import anyio
 
 from ensync.server.schedule import Schedule
 from ensync.server.store import (
@@ -25,6 +23,7 @@ from ensync.server.store import (
     StoredEvent,
     StoreFullError,
 )
+from ensync.server.waiters import Waiters
 
 __all__ = ["MemoryStore"]
 
@@ -63,7 +62,7 @@ class _Queue:
     def __init__(self) -> None:
         # Entries of events that were claimed meanwhile are skipped when they come up.
         self._ready: list[tuple[int, _Record]] = []
-        self._waiting: deque[anyio.Event] = deque()
+        self.waiters = Waiters()
         self.open_events = 0
         self.lanes = 0
 
@@ -76,7 +75,7 @@ class _Queue:
         if not record.queued:
             record.queued = True
             heapq.heappush(self._ready, (record.stored.block, record))
-        self._wake_one()
+        self.waiters.wake_one()
 
     def take(self, max_events: int, max_bytes: int) -> list[Lease]:
         leases: list[Lease] = []
@@ -89,25 +88,8 @@ class _Queue:
             record.attempts += 1
             leases.append(record.lease())
         if leases and self._first() is not None:
-            self._wake_one()
+            self.waiters.wake_one()
         return leases
-
-    async def wait(self) -> None:
-        """Returns when it is worth trying to take."""
-        wake = anyio.Event()
-        self._waiting.append(wake)
-        try:
-            await wake.wait()
-        except BaseException:
-            # The wake-up must not be lost with the one that got it.
-            self._cancelled(wake)
-            raise
-
-    def _cancelled(self, wake: anyio.Event) -> None:
-        if wake.is_set():
-            self._wake_one()
-        else:
-            self._waiting.remove(wake)
 
     def _first(self) -> _Record | None:
         while self._ready:
@@ -117,10 +99,6 @@ class _Queue:
             heapq.heappop(self._ready)
             record.queued = False
         return None
-
-    def _wake_one(self) -> None:
-        if self._waiting:
-            self._waiting.popleft().set()
 
 
 class _MemoryLane(Lane):
@@ -135,7 +113,7 @@ class _MemoryLane(Lane):
             leases = self._queue.take(max_events, max_bytes)
             if leases:
                 return leases
-            await self._queue.wait()
+            await self._queue.waiters.wait()
 
     async def close(self) -> None:
         if not self._closed:

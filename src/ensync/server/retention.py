@@ -25,15 +25,10 @@ class Retention(NamedTuple):
     bytes: int = _GIB
     age: float | None = None
 
-    def exceeded_by(self, events: int, size: int, oldest_ms: int, now_ms: int) -> bool:
-        """Whether the event that was settled first has to go.
+    def is_exceeded(self, events: int, size: int) -> bool:
+        """Whether that many settled events, of so many bytes, are too much."""
+        return events > self.events or size > self.bytes
 
-        Args:
-            events: How many settled events are kept.
-            size: How many bytes they take.
-            oldest_ms: When the first of them was settled.
-            now_ms: The time.
-        """
-        if events > self.events or size > self.bytes:
-            return True
-        return self.age is not None and now_ms - oldest_ms >= self.age * 1000
+    def is_over(self, settled_at_ms: int, now_ms: int) -> bool:
+        """Whether an event was settled too long ago to be kept."""
+        return self.age is not None and now_ms - settled_at_ms >= self.age * 1000

@@ -7,23 +7,26 @@ somebody takes from. A queue of a million events costs memory for a few hundred.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import count
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
+from ensync.errors import EnSyncGenericError
+from ensync.scopes import background_tasks
 from ensync.server.retention import Retention
 from ensync.server.schedule import Schedule
 from ensync.server.sqlite_apps import SqliteAppStorage
 from ensync.server.sqlite_file import SqliteFile
-from ensync.server.sqlite_retention import SettledKeeper
-from ensync.server.sqlite_tables import DueEvent, OpenEvent, Page, PageLimit, Tables
+from ensync.server.sqlite_lending import Lending
+from ensync.server.sqlite_retention import SettledEvents
+from ensync.server.sqlite_tables import OpenEvent, PageLimit, Tables
 from ensync.server.sqlite_window import Place, Record, Window
 from ensync.server.sqlite_writer import Operation, Writer
 from ensync.server.store import (
@@ -40,13 +43,16 @@ from ensync.server.store import (
 
 __all__ = ["SqliteStore", "open_sqlite"]
 
+logger = logging.getLogger("ensync")
+
 _DEFAULT_RETENTION = Retention()
 _PAGE = PageLimit()
 
 # How long, in seconds, it takes at most to note that an event was taken, or has expired.
 _TEND_INTERVAL = 1.0
 
-_DUE = "next"
+# The schedule's only key: there may be a million deferred events, so it knows the first.
+_FIRST_DUE = "first"
 
 
 async def open_sqlite(
@@ -84,13 +90,9 @@ class SqliteStore(Store):
         self._file = file
         self._now_ms = now_ms
         self._tables = Tables(file.connection, new_idem)
-        self._settled = SettledKeeper(self._tables, retention)
         self._writer = Writer(file, self._along_with_each_batch, self._tables.forget_cached)
-        self._windows: dict[QueueKey, Window] = {}
-        self._records: dict[str, Record] = {}
-        self._lease_numbers = count(1)
-        # How often events were taken, as far as the file does not know: by block.
-        self._attempts: dict[int, int] = {}
+        self._lending = Lending(self._expire)
+        self._settled = SettledEvents(self._tables, retention)
         self._schedule = Schedule()
         self._schedule_next(self._tables.next_due_ms())
 
@@ -99,39 +101,39 @@ class SqliteStore(Store):
     async def append(self, event: NewEvent, dedupe: str | None = None) -> StoredEvent:
         """Stores an event."""
         insert = partial(self._tables.insert, event, self._now_ms(), dedupe)
-        return await self._writer.do(insert, self._appended)
+        inserted = await self._writer.do(insert, self._lending.appended)
+        return inserted.stored
 
     async def lane(self, queue: QueueKey) -> Lane:
         """Opens a share in a queue."""
-        window = self._windows.get(queue)
-        if window is None:
-            window = self._windows[queue] = Window(queue)
-        window.lanes += 1
-        return _SqliteLane(self, window)
-
-    def close_lane(self, window: Window) -> None:
-        """A lane is closed; without any, nothing of the queue is kept in memory."""
-        window.lanes -= 1
-        if not window.lanes:
-            del self._windows[window.queue]
-            for record in window:
-                del self._records[record.stored.idem]
+        return _SqliteLane(self, self._lending.open_window(queue))
 
     def take_ready(self, window: Window, max_events: int, max_bytes: int) -> list[Lease]:
         """Takes what is in memory, and sees to it that more will be."""
-        now_ms = self._now_ms()
-        leases = window.take(max_events, max_bytes, partial(self._lend, now_ms=now_ms))
+        leases = self._lending.take(window, max_events, max_bytes, self._now_ms())
         if window.wants_to_read:
             self._read_on(window)
-        if leases and window.first() is not None:
-            window.waiters.wake_one()
         return leases
+
+    def close_window(self, window: Window) -> None:
+        """A lane is closed."""
+        self._lending.close_window(window)
+
+    def _read_on(self, window: Window) -> None:
+        window.is_reading = True
+        self._writer.start(
+            Operation(
+                partial(self._tables.page, window.queue, window.read_up_to, _PAGE),
+                partial(self._lending.page_read, window, window.version),
+                window.not_read,
+            )
+        )
 
     # Settling
 
     async def ack(self, lease: Lease) -> Settled:
         """Settles an event as done."""
-        return await self._settle(lease, EventState.ACKNOWLEDGED, "")
+        return await self._settle(lease, EventState.ACKNOWLEDGED)
 
     async def discard(self, lease: Lease, reason: str) -> Settled:
         """Settles an event as unwanted."""
@@ -146,35 +148,98 @@ class SqliteStore(Store):
         if delay_ms == 0:
             await self._give_back(record)
         else:
-            await self._set_due(record, due_ms, self._deferred)
+            defer = partial(self._tables.set_due, record.stored, due_ms, record.attempts)
+            await self._change(record, defer, lambda _: self._deferred(record, due_ms)).wait()
         return due_ms
 
     async def release(self, leases: Iterable[Lease]) -> None:
         """Makes events available again at once."""
         for lease in leases:
-            record = self._leased(lease)
-            if record is not None:
+            record = self._lending.held_by(lease)
+            if record is not None and record.place is Place.SETTLING:
+                record.unwanted = True
+            elif record is not None and record.place is Place.LEASED:
                 await self._give_back(record)
 
     async def claim(self, idem: str) -> Lease | None:
         """Leases an event that waits or is deferred."""
-        if idem not in self._records:
+        record = self._lending.get(idem)
+        if record is None:
             event = await self._writer.do(partial(self._tables.open_event, idem))
             if event is None:
                 return None
-            if idem not in self._records:
-                return self._lease(self._remember(event))
-        record = self._records[idem]
-        if record.place is not Place.READY:
-            return None
-        self._windows[record.stored.event.queue].remove(record)
-        return self._lease(record)
+            record = self._lending.get(idem) or self._lending.remember(event)
+        return self._lending.lease(record) if self._lending.make_unready(record) else None
+
+    async def _settle(self, lease: Lease, state: EventState, reason: str = "") -> Settled:
+        record = self._leased(lease)
+        if record is None:
+            event = await self._writer.do(partial(self._tables.open_event, lease.stored.idem))
+            return Settled.ALREADY if event is None else Settled.STALE
+        await self._start_settling(record, state, reason).wait()
+        return Settled.DONE
+
+    def _start_settling(self, record: Record, state: EventState, reason: str) -> Operation[int]:
+        settle = partial(self._tables.settle, record.stored, state, reason, self._now_ms())
+        return self._change(record, settle, partial(self._has_settled, record, state))
+
+    def _has_settled(self, record: Record, state: EventState, size: int) -> None:
+        self._lending.forget(record)
+        self._settled.add(size)
+        if state is EventState.EXPIRED:
+            self.expired += 1
+
+    def _expire(self, record: Record) -> None:
+        self._start_settling(record, EventState.EXPIRED, "")
+        # There is no lease: should this fail, it waits as before.
+        record.unwanted = True
+
+    def _leased(self, lease: Lease) -> Record | None:
+        record = self._lending.held_by(lease)
+        return record if record is not None and record.place is Place.LEASED else None
+
+    async def _give_back(self, record: Record) -> None:
+        if not record.due_ms:
+            self._lending.make_ready(record)
+            return
+        bring_back = partial(self._tables.set_due, record.stored, 0, record.attempts)
+        operation = self._change(record, bring_back, lambda _: self._brought_back(record))
+        # Nobody holds it any more: should this fail, it stays deferred.
+        record.unwanted = True
+        await operation.wait()
+
+    def _brought_back(self, record: Record) -> None:
+        record.due_ms = 0
+        self._lending.make_ready(record)
+
+    def _deferred(self, record: Record, due_ms: int) -> None:
+        self._lending.forget(record)
+        next_due_ms = self._schedule.next_due_ms()
+        if next_due_ms is None or due_ms < next_due_ms:
+            self._schedule_next(due_ms)
+
+    def _change(
+        self, record: Record, perform: Callable[[], Any], succeeded: Callable[[Any], object]
+    ) -> Operation[Any]:
+        """Has written what becomes of an event; its lease ends unless that fails."""
+        operation = Operation(perform, succeeded, lambda _: self._not_changed(record))
+        record.place = Place.SETTLING
+        record.unwanted = False
+        self._lending.attempts.pop(record.block, None)
+        self._writer.start(operation)
+        return operation
+
+    def _not_changed(self, record: Record) -> None:
+        record.place = Place.LEASED
+        self._lending.attempts[record.block] = record.attempts
+        if record.unwanted:
+            self._lending.leave_to_file(record)
 
     # Looking
 
     async def find(self, idem: str) -> Found | None:
         """Looks up an event."""
-        record = self._records.get(idem)
+        record = self._lending.get(idem)
         if record is not None and record.place is not Place.SETTLING:
             return Found(record.stored, EventState.OPEN)
         return await self._writer.do(partial(self._tables.find, idem))
@@ -187,221 +252,83 @@ class SqliteStore(Store):
 
     async def run(self) -> None:
         """Writes, brings back deferred events, and forgets what is not kept any more."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._writer.run)
-            tasks.start_soon(self._schedule.run, self._now_ms, self._start_bringing_back)
+        async with background_tasks() as tasks:
+            tasks.start_soon(self._schedule.run, self._now_ms, self._bring_back_due)
             tasks.start_soon(self._tend)
+            await self._writer.run()
 
     async def flush(self) -> None:
         """Waits until all that was asked for is done and on disk."""
         await self._writer.do(_nothing)
 
-    async def bring_back_due(self) -> None:
-        """Makes deferred events available whose time has come. run() does this by itself."""
-        while (due_ms := self._schedule.next_due_ms()) is not None and due_ms <= self._now_ms():
-            self._start_bringing_back()
-            await self.flush()
+    async def catch_up(self) -> None:
+        """Does what is due: deferrals, expiry, retention. run() does so by itself."""
+        self._bring_back_due()
+        self._writer.start(self._expiring())
+        await self.flush()
+        self._start_forgetting()
+        await self.flush()
 
     async def close(self) -> None:
         """Writes down what is left to note, and closes the file."""
         try:
-            if self._attempts:
+            if self._lending.attempts:
                 with self._file.short_transaction():
-                    self._tables.set_attempts(self._attempts.items())
+                    self._tables.set_attempts(self._lending.attempts.items())
+        except EnSyncGenericError as error:
+            logger.warning("deliveries of the last second are not counted: %s", error)
         finally:
             with anyio.CancelScope(shield=True):  # else the file would stay open
                 await anyio.to_thread.run_sync(self._file.close)
 
-    # Inside: storing and taking
-
-    def _appended(self, stored: StoredEvent) -> None:
-        window = self._windows.get(stored.event.queue)
-        if window is None:
-            return
-        if window.is_complete and not window.is_full and not window.holds(stored.block):
-            window.put(self._remember(OpenEvent(stored, 0, 0)))
-            window.read_up_to = stored.block
-        elif not window.holds(stored.block):
-            window.is_complete = False
-        window.waiters.wake_one()
-
-    def _read_on(self, window: Window) -> None:
-        window.is_reading = True
-        version = window.version
-        self._writer.start(
-            Operation(
-                partial(self._tables.page, window.queue, window.read_up_to, _PAGE),
-                lambda page: self._page_read(window, version, page),
-                partial(_page_not_read, window),
-            )
-        )
-
-    def _page_read(self, window: Window, version: int, page: Page) -> None:
-        window.is_reading = False
-        if window.lanes and window.version == version:
-            for event in page.events:
-                if event.stored.idem not in self._records:
-                    window.put(self._remember(event))
-                window.read_up_to = event.stored.block
-            window.is_complete = page.is_last
-        window.waiters.wake_one()
-
-    def _remember(self, event: OpenEvent) -> Record:
-        block = event.stored.block
-        noted = self._attempts.get(block, event.attempts)
-        record = Record(event._replace(attempts=noted))
-        self._records[event.stored.idem] = record
-        return record
-
-    def _lend(self, record: Record, now_ms: int) -> Lease | None:
-        if record.stored.has_expired(now_ms):
-            self._expire(record)
-            return None
-        record.attempts += 1
-        self._attempts[record.block] = record.attempts
-        return self._lease(record)
-
-    def _lease(self, record: Record) -> Lease:
-        record.place = Place.LEASED
-        record.lease_number = next(self._lease_numbers)
-        return Lease(record.stored, record.attempts, record.lease_number)
-
-    # Inside: settling
-
-    def _leased(self, lease: Lease) -> Record | None:
-        record = self._records.get(lease.stored.idem)
-        if record is None or record.place is not Place.LEASED:
-            return None
-        return record if record.lease_number == lease.token else None
-
-    async def _settle(self, lease: Lease, state: EventState, reason: str) -> Settled:
-        record = self._leased(lease)
-        if record is None:
-            is_open = await self._writer.do(partial(self._tables.open_event, lease.stored.idem))
-            return Settled.ALREADY if is_open is None else Settled.STALE
-        await self._start_settling(record, state, reason).wait()
-        return Settled.DONE
-
-    def _start_settling(self, record: Record, state: EventState, reason: str) -> Operation[int]:
-        operation = Operation(
-            partial(self._tables.settle, record.stored, state, reason, self._now_ms()),
-            partial(self._has_settled, record),
-            lambda _: self._not_changed(record),
-        )
-        record.place = Place.SETTLING
-        self._writer.start(operation)
-        return operation
-
-    def _has_settled(self, record: Record, size: int) -> None:
-        self._forget(record)
-        self._settled.add(size)
-
-    def _expire(self, record: Record) -> None:
-        self._start_settling(record, EventState.EXPIRED, "")
-        self.expired += 1
-
-    async def _set_due(
-        self, record: Record, due_ms: int, succeeded: Callable[[Record, int], object]
-    ) -> None:
-        operation = Operation(
-            partial(self._tables.set_due, record.stored, due_ms, record.attempts),
-            lambda _: succeeded(record, due_ms),
-            lambda _: self._not_changed(record),
-        )
-        record.place = Place.SETTLING
-        self._writer.start(operation)
-        await operation.wait()
-
-    def _deferred(self, record: Record, due_ms: int) -> None:
-        self._forget(record)
-        next_due_ms = self._schedule.next_due_ms()
-        if next_due_ms is None or due_ms < next_due_ms:
-            self._schedule_next(due_ms)
-
-    async def _give_back(self, record: Record) -> None:
-        if record.due_ms:
-            await self._set_due(record, 0, self._not_deferred)
-        else:
-            self._make_ready(record)
-
-    def _not_deferred(self, record: Record, _due_ms: int) -> None:
-        record.due_ms = 0
-        self._make_ready(record)
-
-    def _make_ready(self, record: Record) -> None:
-        window = self._windows.get(record.stored.event.queue)
-        if window is None or not window.holds(record.block):
-            # It will be read with the others, when it is its turn.
-            del self._records[record.stored.idem]
-        else:
-            window.put(record)
-        if window is not None:
-            window.waiters.wake_one()
-
-    def _not_changed(self, record: Record) -> None:
-        """It could not be written: the lease stays as it was, or ends with an event's life."""
-        record.place = Place.LEASED
-
-    def _forget(self, record: Record) -> None:
-        del self._records[record.stored.idem]
-        self._attempts.pop(record.block, None)
-
-    # Inside: by itself
-
-    def _along_with_each_batch(self) -> list[Operation[Any]]:
-        operations: list[Operation[Any]] = []
-        if self._attempts:
-            attempts, self._attempts = self._attempts, {}
-            operations.append(
-                Operation(
-                    partial(self._tables.set_attempts, list(attempts.items())),
-                    failed=lambda _: self._attempts_not_noted(attempts),
-                )
-            )
-        if self._settled.exceeds(self._now_ms()):
-            operations.append(self._settled.forget_some(self._now_ms()))
-        return operations
-
-    def _attempts_not_noted(self, attempts: dict[int, int]) -> None:
-        self._attempts = attempts | self._attempts
-
     async def _tend(self) -> None:
         while True:
             await anyio.sleep(_TEND_INTERVAL)
-            await self.tend()
+            self._lending.retry_reading()
+            self._writer.start(self._expiring())
+            self._start_forgetting()
 
-    async def tend(self) -> None:
-        """Drops what has expired, and forgets what is not kept. run() does this by itself."""
-        find_expired = partial(self._tables.expired, self._now_ms(), len(self._records))
-        self._writer.start(Operation(find_expired, self._expired_found))
-        await self.flush()
+    def _start_forgetting(self) -> None:
+        forget = self._settled.forget_some(self._now_ms())
+        if forget is not None:
+            self._writer.start(forget)
+
+    def _along_with_each_batch(self) -> list[Operation[Any]]:
+        operations: list[Operation[Any]] = []
+        if self._lending.attempts:
+            operations.append(self._noting_attempts())
+        forget = self._settled.forget_some(self._now_ms()) if self._settled.are_too_many else None
+        return operations if forget is None else [*operations, forget]
+
+    def _noting_attempts(self) -> Operation[None]:
+        attempts, self._lending.attempts = self._lending.attempts, {}
+
+        def failed(_: Exception) -> None:
+            self._lending.attempts = attempts | self._lending.attempts
+
+        return Operation(partial(self._tables.set_attempts, attempts.items()), failed=failed)
+
+    def _expiring(self) -> Operation[list[OpenEvent]]:
+        # What is in memory may be lent out, and is then let alone.
+        find = partial(self._tables.expired, self._now_ms(), len(self._lending))
+        return Operation(find, self._expired_found)
 
     def _expired_found(self, events: list[OpenEvent]) -> None:
         for event in events:
-            record = self._records.get(event.stored.idem)
-            if record is None:
-                self._expire(self._remember(event))
-            elif record.place is Place.READY:
-                self._windows[record.stored.event.queue].remove(record)
+            record = self._lending.get(event.stored.idem) or self._lending.remember(event)
+            if self._lending.make_unready(record):
                 self._expire(record)
 
-    def _start_bringing_back(self) -> None:
-        self._schedule.take_due(self._now_ms())
-        self._writer.start(
-            Operation(partial(self._tables.bring_back_due, self._now_ms()), self._brought_back)
-        )
+    def _bring_back_due(self) -> None:
+        now_ms = self._now_ms()
+        self._schedule.take_due(now_ms)
+        bring_back = partial(self._tables.bring_back_due, now_ms)
+        self._writer.start(Operation(bring_back, self._lending.brought_back))
         self._writer.start(Operation(self._tables.next_due_ms, self._schedule_next))
-
-    def _brought_back(self, events: list[DueEvent]) -> None:
-        for queue, block in events:
-            window = self._windows.get(queue)
-            if window is not None:
-                window.read_again_from(block)
-                window.waiters.wake_one()
 
     def _schedule_next(self, due_ms: int | None) -> None:
         if due_ms is not None:
-            self._schedule.put(_DUE, due_ms)
+            self._schedule.put(_FIRST_DUE, due_ms)
 
 
 class _SqliteLane(Lane):
@@ -417,23 +344,12 @@ class _SqliteLane(Lane):
             if leases:
                 return leases
             await self._window.waiters.wait()
-            self._raise_failure()
-
-    def _raise_failure(self) -> None:
-        failure, self._window.failure = self._window.failure, None
-        if failure is not None:
-            raise failure
+            self._window.raise_failure()
 
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._store.close_lane(self._window)
-
-
-def _page_not_read(window: Window, error: Exception) -> None:
-    window.is_reading = False
-    window.failure = error
-    window.waiters.wake_one()
+            self._store.close_window(self._window)
 
 
 def _nothing() -> None:

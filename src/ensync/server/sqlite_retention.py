@@ -8,29 +8,44 @@ from ensync.server.retention import Retention
 from ensync.server.sqlite_tables import SettledTotal, Tables
 from ensync.server.sqlite_writer import Operation
 
-__all__ = ["SettledKeeper"]
+__all__ = ["SettledEvents"]
 
 
-class SettledKeeper:
-    """Knows how much is kept of settled events, and when that is too much."""
+class SettledEvents:
+    """Knows how much is kept of settled events, and forgets what is too much."""
 
     def __init__(self, tables: Tables, retention: Retention) -> None:
         self._tables = tables
         self._retention = retention
         self._total = tables.settled_total()
-        self._oldest_ms = tables.oldest_settled_ms()
+        self._forgetting: Operation[SettledTotal] | None = None
 
-    def add(self, size: int, settled_at_ms: int) -> None:
+    @property
+    def are_too_many(self) -> bool:
+        """Whether there are more than are to be kept, whatever their age."""
+        return self._forgetting is None and self._retention.is_exceeded(*self._total)
+
+    def add(self, size: int) -> None:
         """One more is settled."""
         events, total = self._total
         self._total = SettledTotal(events + 1, total + size)
-        if not events:
-            self._oldest_ms = settled_at_ms
 
-    def exceeds(self, now_ms: int) -> bool:
-        """Whether something has to go."""
+    def forget_some(self, now_ms: int) -> Operation[SettledTotal] | None:
+        """Makes the operation that forgets what is not to be kept, or a good part of it.
+
+        Returns:
+            None while the one before is under way: two would forget the same excess twice.
+        """
+        if self._forgetting is not None:
+            return None
+        forget = partial(self._tables.forget_settled, self._total, self._retention, now_ms)
+        self._forgetting = Operation(forget, self._forgotten, self._not_forgotten)
+        return self._forgetting
+
+    def _forgotten(self, forgotten: SettledTotal) -> None:
+        self._forgetting = None
         events, size = self._total
-        return events > 0 and self._retention.exceeded_by(events, size, self._oldest_ms, now_ms)
+        self._total = SettledTotal(events - forgotten.events, size - forgotten.bytes)
 
-    def forget_some(self, now_ms: int) -> Operation[object]:
-        """Makes the operation that forgets some of it."""
+    def _not_forgotten(self, _error: Exception) -> None:
+        self._forgetting = None

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ensync.server.retention import Retention
 from ensync.server.store import EventState, Found, NewEvent, QueueKey, StoredEvent
 
-__all__ = ["DueEvent", "OpenEvent", "Page", "PageLimit", "SettledTotal", "Tables"]
+__all__ = ["DueEvent", "Inserted", "OpenEvent", "Page", "PageLimit", "SettledTotal", "Tables"]
 
 # Names come from clients, so what is remembered of them has to be bounded.
 _REMEMBERED_QUEUES = 10_000
@@ -26,6 +26,13 @@ _STORED = (
     " e.payload_metadata, e.persist, e.ttl_ms"
 )
 _STORED_COLUMNS = 11
+
+
+class Inserted(NamedTuple):
+    """A stored event, and whether it was stored just now."""
+
+    stored: StoredEvent
+    is_new: bool
 
 
 class OpenEvent(NamedTuple):
@@ -81,12 +88,12 @@ class Tables:
 
     # Storing
 
-    def insert(self, event: NewEvent, now_ms: int, attempt_name: str | None) -> StoredEvent:
+    def insert(self, event: NewEvent, now_ms: int, attempt_name: str | None) -> Inserted:
         """Stores an event, or finds the one that the same attempt has stored."""
         if attempt_name is not None:
             known = self._stored_by(attempt_name)
             if known is not None:
-                return known
+                return Inserted(known, is_new=False)
         stored = StoredEvent(self._new_idem(), self._next_block, now_ms, event)
         self._insert(stored)
         self._next_block += 1
@@ -95,7 +102,7 @@ class Tables:
                 "INSERT OR REPLACE INTO publish_attempts (name, block) VALUES (?, ?)",
                 (attempt_name, stored.block),
             )
-        return stored
+        return Inserted(stored, is_new=True)
 
     def _insert(self, stored: StoredEvent) -> None:
         event = stored.event
@@ -206,10 +213,7 @@ class Tables:
         self._execute_many(
             "UPDATE open_events SET due_ms = 0 WHERE block = ?", [row[:1] for row in rows]
         )
-        return [
-            DueEvent(QueueKey(app_id, event_name), block)
-            for block, app_id, event_name in rows
-        ]
+        return [DueEvent(QueueKey(app_id, event_name), block) for block, app_id, event_name in rows]
 
     def next_due_ms(self) -> int | None:
         """When the first deferred event is due."""
@@ -274,7 +278,8 @@ class Tables:
             "SELECT block, size, settled_at_ms FROM settled_events ORDER BY position LIMIT ?",
             (_CHUNK,),
         ):
-            if not retention.exceeded_by(events, size, settled_at_ms, now_ms):
+            too_many = retention.is_exceeded(events, size)
+            if not too_many and not retention.is_over(settled_at_ms, now_ms):
                 break
             blocks.append((block,))
             events, size = events - 1, size - event_size

@@ -33,7 +33,7 @@ class Place(enum.Enum):
 class Record:
     """An event that is in memory: in a window, or lent out."""
 
-    __slots__ = ("attempts", "due_ms", "lease_number", "place", "stored")
+    __slots__ = ("attempts", "due_ms", "lease_number", "place", "stored", "unwanted")
 
     def __init__(self, event: OpenEvent) -> None:
         self.stored: StoredEvent = event.stored
@@ -41,6 +41,12 @@ class Record:
         self.due_ms = event.due_ms
         self.place = Place.READY
         self.lease_number = 0
+        self.unwanted = False  # whether it was given back while it was being settled
+
+    @property
+    def idem(self) -> str:
+        """The event's id."""
+        return self.stored.idem
 
     @property
     def block(self) -> int:
@@ -65,9 +71,9 @@ class Window:
         self.waiters = Waiters()
         self.is_complete = False
         self.is_reading = False
-        self.failure: Exception | None = None
         self.read_up_to = -1
         self.version = 0  # changes when what is being read is not what is wanted any more
+        self._failure: Exception | None = None
         self._ready: dict[int, Record] = {}
         # May hold blocks that are not ready any more; they are skipped when they come up.
         self._order: list[int] = []
@@ -79,7 +85,9 @@ class Window:
     @property
     def wants_to_read(self) -> bool:
         """Whether it is time to read on in the file."""
-        return not self.is_complete and not self.is_reading and len(self._ready) < _LOW
+        if self.is_complete or self.is_reading:
+            return False
+        return len(self._ready) < _LOW or self.first() is None
 
     @property
     def is_full(self) -> bool:
@@ -110,6 +118,18 @@ class Window:
         if block <= self.read_up_to:
             self.read_up_to = block - 1
         self.is_complete = False
+
+    def not_read(self, error: Exception) -> None:
+        """Reading on has failed; the next that waits is told."""
+        self.is_reading = False
+        self._failure = error
+        self.waiters.wake_one()
+
+    def raise_failure(self) -> None:
+        """Raises why reading on has failed, once."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def take(
         self, max_events: int, max_bytes: int, lend: Callable[[Record], Lease | None]

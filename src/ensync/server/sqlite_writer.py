@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from ensync.server.sqlite_file import SqliteFile, Transaction
@@ -96,7 +97,7 @@ class Writer:
         self._extra_operations = extra_operations
         self._rolled_back = rolled_back
         self._pending: deque[Operation[Any]] = deque()
-        self._wake = anyio.Event()
+        self._wake: anyio.Event | None = None
         self._has_stopped = False
 
     def start(self, operation: Operation[Any]) -> None:
@@ -105,7 +106,8 @@ class Writer:
             operation.fail(_stopping())
             return
         self._pending.append(operation)
-        self._wake.set()
+        if self._wake is not None:
+            self._wake.set()
 
     async def do(
         self, perform: Callable[[], T], succeeded: Callable[[T], object] | None = None
@@ -144,7 +146,8 @@ class Writer:
     def _next_batch(self) -> list[Operation[Any]]:
         count = min(_BATCH, len(self._pending))
         batch = [self._pending.popleft() for _ in range(count)]
-        return batch + self._extra_operations()
+        # First of all: what is read in this batch is to be as it will be known.
+        return self._extra_operations() + batch
 
     async def _perform(self, batch: list[Operation[Any]], limiter: anyio.CapacityLimiter) -> None:
         transaction = self._file.begin()
