@@ -46,11 +46,11 @@ $(BIN)/python:
 
 # The stamps: an installation happens once, and again when pyproject.toml has changed.
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[trio,cli]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[trio,cli]'
 	touch $@
 
 # Older versions of pip do not know dependency groups.
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[trio,cli,pydantic]' --group dev
+	$(BIN)/python -m pip install -qq --disable-pip-version-check 'pip>=25.1'
+	$(BIN)/python -m pip install -qq --editable '.[trio,cli,pydantic]' --group dev
 	touch $@ $(VENV)/.runtime
