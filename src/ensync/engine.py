@@ -8,7 +8,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Literal, Never, Self, TypedDict, Unpack
+from typing import Literal, NamedTuple, Never, Self, TypedDict, Unpack
 
 import anyio
 
@@ -31,6 +31,7 @@ from ensync.session import Session
 from ensync.transports.base import Transport
 from ensync.transports.bridge import AsyncioSide, open_asyncio_side
 from ensync.transports.grpc import GrpcTransport
+from ensync.transports.grpc_connection import HTTP2_WAYS, Http2
 from ensync.transports.grpc_messages import Generation
 from ensync.transports.websocket import WebSocketTransport
 
@@ -48,6 +49,7 @@ class EngineOptions(TypedDict, total=False):
     heartbeat_interval: float
     drain_timeout: float
     generation: Literal["auto", "event", "message"]
+    http2: Http2
 
 
 _ENGINE_OPTIONS = tuple(EngineOptions.__annotations__)
@@ -69,6 +71,9 @@ class EnSyncEngine:
         heartbeat_interval: Seconds between signs of life.
         drain_timeout: Seconds that leaving a subscription may wait for the engine.
         generation: Which method names a gRPC engine offers; found out by itself.
+        http2: What speaks HTTP/2 for gRPC: ``"auto"`` is the fast way, with h2 for an
+            engine that needs more; ``"h2"`` is h2 from the start; ``"grpclib"`` is
+            grpclib's public API alone. They differ in speed only.
 
     Raises:
         EnSyncValidationError: A setting is not acceptable; the message names it.
@@ -89,6 +94,7 @@ class EnSyncEngine:
         heartbeat_interval: float = 30.0,
         drain_timeout: float = 5.0,
         generation: Literal["auto", "event", "message"] = "auto",
+        http2: Http2 = "auto",
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -100,7 +106,6 @@ class EnSyncEngine:
             default_transport=self._default_transport,
         )
         self._check_transport()
-        self._tls = _tls_context(tls, self._address)
         self._settings = SessionSettings(
             connect_timeout=check_duration("connect_timeout", connect_timeout),
             request_timeout=check_duration("request_timeout", request_timeout),
@@ -109,7 +114,14 @@ class EnSyncEngine:
             reconnect=_check_reconnect(reconnect),
         )
         check_choice("generation", generation, ("auto", "event", "message"))
-        self._generation = None if generation == "auto" else Generation(generation)
+        check_choice("http2", http2, HTTP2_WAYS)
+        self._transport_settings = _TransportSettings(
+            self._address,
+            _tls_context(tls, self._address),
+            self._settings.connect_timeout,
+            None if generation == "auto" else Generation(generation),
+            http2,
+        )
         self._open: _OpenEngine | None = None
         self._scope: AbstractAsyncContextManager[_OpenEngine] | None = None
 
@@ -128,9 +140,7 @@ class EnSyncEngine:
     async def __aenter__(self) -> Self:
         if self._scope is not None:
             raise EnSyncGenericError(f"{self!r} is in use: enter it once", code="already_open")
-        self._scope = _open_engine(
-            self._address, self._tls, self._generation, self._settings.connect_timeout
-        )
+        self._scope = _open_engine(self._transport_settings)
         try:
             self._open = await self._scope.__aenter__()
         except BaseException:
@@ -218,15 +228,18 @@ class _OpenEngine:
         self.transport = transport
 
 
+class _TransportSettings(NamedTuple):
+    address: Address
+    tls: ssl.SSLContext | None
+    connect_timeout: float
+    generation: Generation | None
+    http2: Http2
+
+
 @asynccontextmanager
-async def _open_engine(
-    address: Address,
-    tls: ssl.SSLContext | None,
-    generation: Generation | None,
-    connect_timeout: float,
-) -> AsyncIterator[_OpenEngine]:
+async def _open_engine(settings: _TransportSettings) -> AsyncIterator[_OpenEngine]:
     async with single_error_bare(), open_asyncio_side() as side:
-        transport = await side.run(_make_transport, address, side, tls, generation, connect_timeout)
+        transport = await side.run(_make_transport, settings, side)
         try:
             yield _OpenEngine(side, transport)
         finally:
@@ -234,15 +247,10 @@ async def _open_engine(
                 await side.run(transport.aclose)
 
 
-async def _make_transport(
-    address: Address,
-    side: AsyncioSide,
-    tls: ssl.SSLContext | None,
-    generation: Generation | None,
-    connect_timeout: float,
-) -> Transport:
+async def _make_transport(settings: _TransportSettings, side: AsyncioSide) -> Transport:
+    address, tls, connect_timeout, generation, http2 = settings
     if address.transport == "grpc":
-        return GrpcTransport(address, side, tls=tls, generation=generation)
+        return GrpcTransport(address, side, tls=tls, generation=generation, http2=http2)
     return WebSocketTransport(address, side, tls=tls, connect_timeout=connect_timeout)
 
 

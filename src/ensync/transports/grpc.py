@@ -6,6 +6,7 @@ subscriptions, more when the engine's limit on concurrent streams asks for it.
 
 from __future__ import annotations
 
+import logging
 import ssl
 
 import anyio
@@ -35,7 +36,7 @@ from ensync.transports.base import (
 )
 from ensync.transports.bridge import AsyncioSide
 from ensync.transports.grpc_call import GrpcCall
-from ensync.transports.grpc_connection import GrpcConnection
+from ensync.transports.grpc_connection import GrpcConnection, Http2
 from ensync.transports.grpc_messages import (
     CONNECT,
     Generation,
@@ -45,6 +46,8 @@ from ensync.transports.grpc_stream import GrpcStream
 from ensync.transports.grpc_wire import UnaryResult
 
 __all__ = ["GrpcTransport"]
+
+logger = logging.getLogger("ensync")
 
 
 class GrpcTransport(Transport):
@@ -60,11 +63,13 @@ class GrpcTransport(Transport):
         *,
         tls: ssl.SSLContext | None,
         generation: Generation | None,
+        http2: Http2,
     ) -> None:
         self._address = address
         self._side = side
         self._tls = tls
         self._told_generation = generation
+        self._http2: Http2 = http2
         self._connections: list[GrpcConnection] = []
         self._connecting = anyio.Lock()
         self.generation = generation
@@ -75,6 +80,9 @@ class GrpcTransport(Transport):
         return GrpcLink(self, connection, on_lost)
 
     def _first_alive(self) -> GrpcConnection | None:
+        if any(connection.needs_h2 for connection in self._connections):
+            logger.warning("%s needs all of HTTP/2: going on with h2", self._address.url)
+            self._http2 = "h2"
         self._connections = [c for c in self._connections if not c.lost]
         return self._connections[0] if self._connections else None
 
@@ -84,7 +92,7 @@ class GrpcTransport(Transport):
         return await self._open()
 
     async def _open(self) -> GrpcConnection:
-        connection = await GrpcConnection.open(self._address, self._side, self._tls)
+        connection = await GrpcConnection.open(self._address, self._side, self._tls, self._http2)
         self._connections.append(connection)
         return connection
 

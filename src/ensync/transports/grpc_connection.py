@@ -6,11 +6,10 @@ connection can die ends in one place, and dying never waits for a write buffer.
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import anyio
 import betterproto2
@@ -25,9 +24,10 @@ from ensync.transports.grpc_plain import PlainWire
 from ensync.transports.grpc_protocol import ClientProtocol, FixedChannel
 from ensync.transports.grpc_wire import ServerStream, StreamResult, UnaryCall, UnaryResult, Wire
 
-__all__ = ["GrpcConnection"]
+__all__ = ["HTTP2_WAYS", "GrpcConnection", "Http2"]
 
-logger = logging.getLogger("ensync")
+Http2: TypeAlias = Literal["auto", "h2", "grpclib"]
+HTTP2_WAYS: tuple[Http2, ...] = get_args(Http2)
 
 # Assumed until the engine's SETTINGS frame says otherwise.
 _DEFAULT_STREAM_LIMIT = 100
@@ -38,6 +38,7 @@ class GrpcConnection:
 
     def __init__(self, address: Address) -> None:
         self._address = address
+        self.needs_h2 = False
         self._protocol: ClientProtocol | None = None
         self._wire: Wire | None = None
         self._waiting: deque[UnaryCall] = deque()
@@ -49,7 +50,11 @@ class GrpcConnection:
 
     @classmethod
     async def open(
-        cls, address: Address, side: AsyncioSide, tls: ssl.SSLContext | None
+        cls,
+        address: Address,
+        side: AsyncioSide,
+        tls: ssl.SSLContext | None,
+        http2: Http2,
     ) -> GrpcConnection:
         """Connects the socket and, where asked for, TLS.
 
@@ -57,9 +62,12 @@ class GrpcConnection:
             EnSyncConnectionError: With a text that says which step failed.
         """
         connection = cls(address)
-        protocol = await _open_protocol(connection, address, side, tls)
+        protocol = await _open_protocol(connection, address, side, tls, http2)
         connection._protocol = protocol
-        connection._wire = _make_wire(connection, protocol, address, side, tls)
+        if http2 == "grpclib":
+            connection._wire = PlainWire(connection, side, FixedChannel(address, protocol, tls))
+        else:
+            connection._wire = DirectWire(connection, protocol, address)
         return connection
 
     @property
@@ -200,6 +208,9 @@ class GrpcConnection:
         self._stream_limit = max(1, limit)
         self.start_waiting()
 
+    def lean_not_enough(self) -> None:
+        self.needs_h2 = True
+
     def connection_ended(self, reason: str, cause: BaseException | None) -> None:
         error = EnSyncConnectionError(
             f"the connection to {self._address.url} was lost: {reason}", code="link_lost"
@@ -208,27 +219,15 @@ class GrpcConnection:
         self.lose(error)
 
 
-def _make_wire(
+async def _open_protocol(
     connection: GrpcConnection,
-    protocol: ClientProtocol,
     address: Address,
     side: AsyncioSide,
     tls: ssl.SSLContext | None,
-) -> Wire:
-    try:
-        return DirectWire(connection, protocol, address)
-    except AttributeError as error:
-        logger.warning(
-            "this grpclib is not known from inside, so its slower way is taken: %s", error
-        )
-        return PlainWire(connection, side, FixedChannel(address, protocol, tls))
-
-
-async def _open_protocol(
-    connection: GrpcConnection, address: Address, side: AsyncioSide, tls: ssl.SSLContext | None
+    http2: Http2,
 ) -> ClientProtocol:
     def make() -> ClientProtocol:
-        return ClientProtocol(connection, side.call_soon)
+        return ClientProtocol(connection, side.call_soon, lean=http2 == "auto")
 
     try:
         protocol = await side.create_connection(make, address.host, address.port, tls=tls)

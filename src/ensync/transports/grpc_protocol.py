@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import anyio
 from grpclib.client import Channel
 from grpclib.config import Configuration
-from grpclib.protocol import AbstractHandler, H2Protocol
+from grpclib.protocol import AbstractHandler, Connection, EventsProcessor, H2Protocol
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, RemoteSettingsChanged
@@ -21,6 +21,7 @@ from h2.settings import SettingCodes
 
 from ensync.address import Address
 from ensync.transports.corked import CorkedTransport
+from ensync.transports.lean_http2 import LeanConnection, NotUnderstood
 
 __all__ = ["CONNECTION_WINDOW", "STREAM_WINDOW", "ClientProtocol", "FixedChannel", "ProtocolOwner"]
 
@@ -46,6 +47,9 @@ class ProtocolOwner(Protocol):
 
     def start_waiting(self) -> None:
         """The socket takes more."""
+
+    def lean_not_enough(self) -> None:
+        """The engine's HTTP/2 needs all of h2."""
 
 
 class FixedChannel(Channel):
@@ -78,8 +82,9 @@ class _ClientHandler(AbstractHandler):
 class ClientProtocol(H2Protocol):
     """grpclib's protocol, telling its owner of settings and of every kind of end."""
 
-    def __init__(self, owner: ProtocolOwner, call_soon: CallSoon) -> None:
+    def __init__(self, owner: ProtocolOwner, call_soon: CallSoon, *, lean: bool) -> None:
         self._owner = owner
+        self._lean = lean
         self._call_soon = call_soon
         self._transport: Any = None
         self._greeted = False
@@ -101,9 +106,24 @@ class ClientProtocol(H2Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = CorkedTransport(transport, self._call_soon)
-        super().connection_made(self._transport)
+        if self._lean:
+            self._begin_lean()
+        else:
+            super().connection_made(self._transport)
         self._listen(RemoteSettingsChanged, self._settings_changed)
         self._listen(ConnectionTerminated, self._going_away)
+
+    def _begin_lean(self) -> None:
+        # What grpclib does when a connection is made, with the other HTTP/2 below.
+        http2 = LeanConnection()
+        http2.initiate_connection()
+        http2.increment_flow_control_window(
+            CONNECTION_WINDOW - http2.local_settings.initial_window_size
+        )
+        http2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW})
+        self.connection = Connection(cast("Any", http2), self._transport, config=self.config)
+        self.connection.flush()
+        self.processor = EventsProcessor(self.handler, self.connection)
 
     def _listen(self, event_type: type[Any], listener: Callable[[Any], None]) -> None:
         processors = cast("dict[type[Any], Callable[[Any], None]]", self.processor.processors)
@@ -127,10 +147,16 @@ class ClientProtocol(H2Protocol):
         if not self._greeted and not self._check_greeting(data):
             return
         try:
-            super().data_received(data)
+            for event in self.connection.feed(data):
+                self.processor.process(event)
         except Exception as error:  # noqa: BLE001 - grpclib raises on frames it has no handler for
             self._reason, self._cause = f"a frame that can't be handled: {error!r}", error
+            if isinstance(error, NotUnderstood):
+                self._owner.lean_not_enough()
             self.ended()
+        else:
+            if not self.connection.is_closing():
+                self.connection.flush()
 
     def _check_greeting(self, data: bytes) -> bool:
         self._greeted = True

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import betterproto2
 from grpclib.encoding.base import CodecBase
 
-__all__ = ["MessageCodec", "decoder", "encoder"]
+__all__ = ["MessageCodec", "decoder", "encoder", "strict_decoder"]
 
 Encoder: TypeAlias = Callable[[betterproto2.Message], bytes]
 Decoder: TypeAlias = Callable[[bytes], betterproto2.Message]
@@ -116,6 +116,36 @@ def decoder(cls: type[betterproto2.Message]) -> Decoder:
         return message
 
     return decode
+
+
+@lru_cache(maxsize=64)
+def strict_decoder(cls: type[betterproto2.Message]) -> Decoder:
+    """A function that reads messages of a class, and nothing out of the ordinary.
+
+    The general way takes a number for a text, or half a text for all of it. This
+    raises ValueError for bytes that are no such message, and for unknown fields.
+    """
+    fields = _fields(cls)
+    assert fields is not None, f"{cls.__name__} is not flat"
+    by_tag = {field.tag: (field.name, field.proto_type) for field in fields}
+    defaults = dict(cls().__dict__)
+    int32_fields = [field.name for field in fields if field.proto_type == "int32"]
+
+    def decode(data: bytes) -> betterproto2.Message:
+        values = _read(data, by_tag)
+        if values is None:
+            raise ValueError(f"this is no {cls.__name__}, or has unknown fields")
+        if not all(_fits_int32(values.get(name, 0)) for name in int32_fields):
+            raise ValueError(f"a number of this {cls.__name__} is out of range")
+        message = cls.__new__(cls)
+        vars(message).update(defaults | values)
+        return message
+
+    return decode
+
+
+def _fits_int32(value: int) -> bool:
+    return -(1 << 31) <= value < 1 << 31
 
 
 def _read(data: bytes, by_tag: dict[int, tuple[str, str]]) -> dict[str, Any] | None:
