@@ -178,14 +178,12 @@ class GrpcDoor:
     async def _handle(
         self, call: GrpcCall, method: UnaryMethod, request: betterproto2.Message
     ) -> betterproto2.Message:
-        _check_no_unknown_fields(request)
         self._broker.attach(getattr(request, "client_id", ""), call.connection)
         with call.to_the_end():
             return await method.handle(self._handlers, call.connection, request)
 
     async def _subscribe(self, call: GrpcCall) -> None:
         request = await call.read_request(SubscribeRequest)
-        _check_no_unknown_fields(request)
         door_call = _door_call(call, "subscribe", request)
         await self._hooks.before_handling(door_call)
         self._broker.attach(request.client_id, call.connection)
@@ -243,16 +241,6 @@ def _door_call(call: GrpcCall, purpose: str, request: betterproto2.Message) -> D
         getattr(request, "event_name", ""),
         call.connection,
     )
-
-
-def _check_no_unknown_fields(request: betterproto2.Message) -> None:
-    unknown = request._unknown_fields  # pyright: ignore[reportPrivateUsage]
-    if unknown:
-        raise Refusal(
-            Reason.INVALID,
-            f"the request has fields that {type(request).__name__} does not have "
-            f"({len(unknown)} bytes)",
-        )
 
 
 async def _fail_on_purpose(call: GrpcCall, fault: DoorFault) -> None:

@@ -30,6 +30,7 @@ from hyperframe.frame import GoAwayFrame
 from ensync.server.hooks import DoorConnection
 from ensync.transports.bridge import AsyncioSide
 from ensync.transports.corked import CorkedTransport
+from ensync.transports.message_codec import encoder, strict_decoder
 
 __all__ = ["CallFailed", "GrpcCall", "GrpcConnection", "GrpcLimits"]
 
@@ -41,7 +42,6 @@ _MIB = 1 << 20
 _PREFIX_SIZE = 5  # a compression flag and the length of the message
 _RESPONSE_HEADERS = [(":status", "200"), ("content-type", "application/grpc+proto")]
 _INITIAL_WINDOW = (1 << 16) - 1  # of every HTTP/2 connection
-_MAX_UNSENT_BYTES = 8 * _MIB
 _PING = b"ensync.."  # eight bytes, as HTTP/2 wants
 
 
@@ -56,6 +56,7 @@ class GrpcLimits(NamedTuple):
     connection_window: int = 32 * _MIB
     large_message_bytes: int = _MIB // 4
     large_messages: int = 16
+    unsent_bytes: int = 8 * _MIB
     read_timeout: float = 30.0
     ping_interval: float = 30.0
     ping_timeout: float = 20.0
@@ -107,6 +108,11 @@ class GrpcConnection(H2Protocol, DoorConnection):
         self._transport: CorkedTransport | None = None
         self._last_received = anyio.current_time()
 
+    @property
+    def calls(self) -> int:
+        """How many calls are under way."""
+        return len(self._calls)
+
     async def idle(self) -> None:
         """Waits until no call is under way."""
         await self._calls.all_done()
@@ -154,7 +160,8 @@ class GrpcConnection(H2Protocol, DoorConnection):
                 self.processor.process(event)
         if not self.connection.is_closing():
             self.connection.flush()
-        if self._transport is not None and self._transport.unsent_bytes > _MAX_UNSENT_BYTES:
+        unsent_bytes = 0 if self._transport is None else self._transport.unsent_bytes
+        if unsent_bytes > self.door.limits.unsent_bytes:
             logger.warning("a client is cut off: it asks for replies and does not read them")
             self.abort()
 
@@ -209,6 +216,9 @@ class _Calls(AbstractHandler):
         self._connection = connection
         self._calls: dict[Stream, GrpcCall] = {}
         self._one_is_done = anyio.Event()
+
+    def __len__(self) -> int:
+        return len(self._calls)
 
     async def all_done(self) -> None:
         while self._calls:
@@ -324,9 +334,9 @@ class GrpcCall:
         except TimeoutError:
             raise CallFailed(Status.DEADLINE_EXCEEDED, "the request took too long") from None
         try:
-            return request_type.parse(data)
-        except Exception as error:
-            raise CallFailed(Status.INVALID_ARGUMENT, "the request can't be parsed") from error
+            return cast(M, strict_decoder(request_type)(data))
+        except ValueError as error:
+            raise CallFailed(Status.INVALID_ARGUMENT, _what_is_wrong(data, request_type)) from error
 
     async def _read_message(self) -> bytes:
         prefix = await self._read(_PREFIX_SIZE)
@@ -363,7 +373,7 @@ class GrpcCall:
     async def send(self, message: betterproto2.Message) -> None:
         """Sends one message of the response. Waits while the client holds us back."""
         await self.begin()
-        data = bytes(message)
+        data = encoder(type(message))(message)
         await self.stream.send_data(b"\0" + len(data).to_bytes(4, "big") + data)
 
     async def finish(self, status: Status = Status.OK, text: str = "") -> None:
@@ -382,6 +392,16 @@ class GrpcCall:
         """Ends the call without a word."""
         if self.stream.closable:
             self.stream.reset_nowait(ErrorCodes.INTERNAL_ERROR)
+
+
+def _what_is_wrong(data: bytes, request_type: type[betterproto2.Message]) -> str:
+    try:
+        unknown = request_type.parse(data)._unknown_fields  # pyright: ignore[reportPrivateUsage]
+    except Exception:  # noqa: BLE001 - whatever it dislikes about bytes of a client's
+        unknown = b""
+    if unknown:
+        return f"the request has fields that {request_type.__name__} does not have"
+    return "the request can't be parsed"
 
 
 # Frames that HTTP/2 wants ignored, and that grpclib does not know.

@@ -1,0 +1,366 @@
+"""What clients may do to the gRPC door without hurting it, or anybody else."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import unquote
+
+import anyio
+import anyio.abc
+import h2.events
+import pytest
+from grpclib.const import Status
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.settings import SettingCodes
+
+from ensync.proto.ensync import ConnectRequest, ConnectResponse, HeartbeatRequest
+from ensync.server.apps import AppRegistry
+from ensync.server.broker import Broker
+from ensync.server.grpc import GrpcDoor, GrpcOptions, serve_grpc
+from ensync.server.hooks import DoorCall, DoorHooks
+from ensync.server.http2 import GrpcLimits
+from ensync.server.memory import MemoryStore
+from ensync.server.refusal import Refusal
+from ensync.transports.bridge import open_asyncio_side
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1 << 20
+CONNECT = "/ensync.EnSyncService/Connect"
+SUBSCRIBE = "/ensync.EnSyncService/Subscribe"
+
+
+class Bench:
+    """A door, and raw connections to it."""
+
+    def __init__(self, door: GrpcDoor, broker: Broker, app_key: str) -> None:
+        self.door = door
+        self.broker = broker
+        self.app_key = app_key
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[RawConnection]:
+        async with await anyio.connect_tcp("127.0.0.1", self.door.port) as stream:
+            raw = RawConnection(stream)
+            await raw.flush()
+            yield raw
+
+    async def assert_alive(self) -> None:
+        """A well-behaved client is served."""
+        async with self.connection() as raw:
+            reply = await raw.answer_to(framed(bytes(ConnectRequest(access_key=self.app_key))))
+            assert reply.status is Status.OK
+            assert ConnectResponse.parse(reply.data[5:]).success
+
+
+class Reply:
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
+        self.data = b""
+
+    @property
+    def status(self) -> Status:
+        return Status(int(self.headers["grpc-status"]))
+
+
+class RawConnection:
+    """HTTP/2 by hand."""
+
+    def __init__(self, stream: anyio.abc.SocketStream) -> None:
+        self.stream = stream
+        self.h2 = H2Connection(
+            H2Configuration(header_encoding="ascii", validate_outbound_headers=False)
+        )
+        self.h2.initiate_connection()
+
+    async def flush(self) -> None:
+        if data := self.h2.data_to_send():
+            await self.stream.send(data)
+
+    async def answer_to(
+        self,
+        body: bytes,
+        *,
+        path: str = CONNECT,
+        end: bool = True,
+        headers: dict[str, str] | None = None,
+    ) -> Reply:
+        """Sends a request and waits for the end of the response."""
+        stream_id = await self.ask(body, path=path, end=end, headers=headers)
+        with anyio.fail_after(10):
+            return await self._reply(stream_id)
+
+    async def ask(
+        self,
+        body: bytes,
+        *,
+        path: str = CONNECT,
+        end: bool = True,
+        headers: dict[str, str] | None = None,
+    ) -> int:
+        stream_id = self.h2.get_next_available_stream_id()
+        all_headers = {
+            ":method": "POST",
+            ":scheme": "http",
+            ":path": path,
+            ":authority": "test",
+            "te": "trailers",
+            "content-type": "application/grpc",
+        } | (headers or {})
+        self.h2.send_headers(stream_id, list(all_headers.items()))
+        self.h2.send_data(stream_id, body, end_stream=end)
+        await self.flush()
+        return stream_id
+
+    async def _reply(self, stream_id: int) -> Reply:
+        reply = Reply()
+        while True:
+            for event in self.h2.receive_data(await self.stream.receive()):
+                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                    reply.headers.update(dict(event.headers))  # type: ignore[arg-type]
+                elif isinstance(event, h2.events.DataReceived):
+                    reply.data += event.data
+                elif isinstance(event, h2.events.StreamEnded) and event.stream_id == stream_id:
+                    return reply
+            await self.flush()
+
+    async def until_closed(self) -> bytes:
+        """Reads until the engine closes. Returns all that it said."""
+        said = b""
+        with anyio.fail_after(10):
+            while True:
+                try:
+                    said += await self.stream.receive()
+                except (anyio.EndOfStream, anyio.BrokenResourceError):
+                    return said
+
+
+@asynccontextmanager
+async def open_bench(
+    limits: GrpcLimits | None = None, hooks: DoorHooks | None = None
+) -> AsyncIterator[Bench]:
+    apps = AppRegistry()
+    app = apps.create("app")
+    broker = Broker(MemoryStore(), apps)
+    async with open_asyncio_side() as side:
+
+        async def serve() -> GrpcDoor:
+            return await serve_grpc(
+                side,
+                broker,
+                host="127.0.0.1",
+                port=0,
+                tls=None,
+                hooks=hooks or DoorHooks(),
+                options=GrpcOptions(limits=limits or GrpcLimits()),
+            )
+
+        door = await side.run(serve)
+        try:
+            yield Bench(door, broker, app.app_key)
+        finally:
+            await broker.shut_down()
+            await side.run(door.aclose)
+
+
+def framed(data: bytes, *, compressed: int = 0, size: int | None = None) -> bytes:
+    size = len(data) if size is None else size
+    return bytes([compressed]) + size.to_bytes(4, "big") + data
+
+
+CONNECT_BODY = framed(bytes(ConnectRequest(access_key="some-app-key")))
+
+BAD_REQUESTS: dict[str, tuple[bytes, Status]] = {
+    "nothing": (b"", Status.INVALID_ARGUMENT),
+    "half a prefix": (b"\0\0", Status.INVALID_ARGUMENT),
+    "less than announced": (framed(b"abc", size=100), Status.INVALID_ARGUMENT),
+    "no protobuf": (framed(b"\xff\xff\xff\xff"), Status.INVALID_ARGUMENT),
+    "no UTF-8": (framed(b"\x0a\x02\xff\xfe"), Status.INVALID_ARGUMENT),
+    "a number for a text": (framed(b"\x08\x01"), Status.INVALID_ARGUMENT),
+    "half a text": (framed(b"\x0a\x05ab"), Status.INVALID_ARGUMENT),
+    "compressed": (framed(b"abc", compressed=1), Status.UNIMPLEMENTED),
+    "a bad flag": (framed(b"abc", compressed=7), Status.UNIMPLEMENTED),
+    "too large": (framed(b"", size=6 * MIB + 1), Status.RESOURCE_EXHAUSTED),
+    "absurdly large": (framed(b"", size=(1 << 32) - 1), Status.RESOURCE_EXHAUSTED),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+async def test_bad_requests_get_a_status(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    body, status = BAD_REQUESTS[name]
+    async with open_bench() as bench:
+        async with bench.connection() as raw:
+            assert (await raw.answer_to(body)).status is status
+        await bench.assert_alive()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_what_is_too_large_is_refused_before_it_comes() -> None:
+    async with open_bench() as bench, bench.connection() as raw:
+        reply = await raw.answer_to(framed(b"", size=7 * MIB), end=False)
+        assert reply.status is Status.RESOURCE_EXHAUSTED
+        assert "too large" in unquote(reply.headers["grpc-message"])
+
+
+async def test_unknown_fields_are_refused() -> None:
+    body = bytes(ConnectRequest(access_key="key")) + b"\x7a\x03abc"
+    async with open_bench() as bench, bench.connection() as raw:
+        reply = await raw.answer_to(framed(body))
+        assert reply.status is Status.INVALID_ARGUMENT
+        assert "fields that ConnectRequest does not have" in unquote(reply.headers["grpc-message"])
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"content-type": "application/json"}, Status.INVALID_ARGUMENT),
+        ({"content-type": "application/grpc+json"}, Status.INVALID_ARGUMENT),
+        ({"grpc-encoding": "gzip"}, Status.UNIMPLEMENTED),
+        ({":path": "/ensync.EnSyncService/Drop"}, Status.UNIMPLEMENTED),
+        ({":path": "/other.Service/Connect"}, Status.UNIMPLEMENTED),
+        ({":path": ""}, Status.UNIMPLEMENTED),
+    ],
+)
+async def test_other_calls_are_refused(headers: dict[str, str], status: Status) -> None:
+    async with open_bench() as bench:
+        async with bench.connection() as raw:
+            assert (await raw.answer_to(CONNECT_BODY, headers=headers)).status is status
+        await bench.assert_alive()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\x00" * 100,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x05\x00\x00\x00\x00\x00\x00" * 9,
+    ],
+)
+async def test_other_protocols_are_cut_off(data: bytes) -> None:
+    async with open_bench() as bench:
+        async with await anyio.connect_tcp("127.0.0.1", bench.door.port) as stream:
+            await stream.send(data)
+            await RawConnection(stream).until_closed()
+        await bench.assert_alive()
+
+
+async def test_unknown_frames_are_ignored() -> None:
+    async with open_bench() as bench, bench.connection() as raw:
+        await raw.stream.send(b"\x00\x00\x03\xee\x00\x00\x00\x00\x00abc")
+        assert (await raw.answer_to(CONNECT_BODY)).status is Status.OK
+
+
+async def test_a_request_that_never_ends_is_given_up() -> None:
+    async with open_bench(GrpcLimits(read_timeout=0.02)) as bench, bench.connection() as raw:
+        reply = await raw.answer_to(CONNECT_BODY[:7], end=False)
+        assert reply.status is Status.DEADLINE_EXCEEDED
+
+
+async def test_few_large_requests_are_read_at_once() -> None:
+    limits = GrpcLimits(large_message_bytes=10, large_messages=1)
+    async with open_bench(limits) as bench, bench.connection() as raw:
+        first = await raw.ask(CONNECT_BODY[:-1], end=False)
+        second = await raw.ask(CONNECT_BODY)
+        raw.h2.send_data(first, CONNECT_BODY[-1:], end_stream=True)
+        await raw.flush()
+        with anyio.fail_after(10):
+            assert (await raw._reply(second)).status is Status.OK
+
+
+async def test_who_reads_no_replies_is_cut_off() -> None:
+    async with open_bench(GrpcLimits(unsent_bytes=64 * 1024)) as bench:
+        async with bench.connection() as raw:
+            await raw.answer_to(CONNECT_BODY)
+            raw_socket = raw.stream.extra(anyio.abc.SocketAttribute.raw_socket)
+            raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            ping = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + b"x" * 8
+            with pytest.raises((anyio.BrokenResourceError, anyio.ClosedResourceError)):
+                with anyio.fail_after(20):
+                    while True:
+                        await raw.stream.send(ping * 10_000)
+        await bench.assert_alive()
+
+
+async def test_the_number_of_connections_is_limited() -> None:
+    async with open_bench(GrpcLimits(connections=2)) as bench:
+        async with bench.connection() as first, bench.connection() as second:
+            await first.answer_to(CONNECT_BODY)
+            await second.answer_to(CONNECT_BODY)
+            async with await anyio.connect_tcp("127.0.0.1", bench.door.port) as third:
+                assert await RawConnection(third).until_closed() == b""
+        with anyio.fail_after(10):
+            while bench.door.connections:  # noqa: ASYNC110 - there is no event for it
+                await anyio.sleep(0.001)
+        await bench.assert_alive()
+
+
+async def test_too_many_streams_end_the_connection() -> None:
+    async with open_bench(GrpcLimits(concurrent_streams=5)) as bench:
+        async with bench.connection() as raw:
+            await raw.answer_to(CONNECT_BODY)  # by now the settings are agreed upon
+            raw.h2.remote_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = 100
+            raw.h2.remote_settings.acknowledge()
+            for _ in range(6):
+                await raw.ask(CONNECT_BODY[:-1], end=False)
+            await raw.until_closed()
+        await bench.assert_alive()
+
+
+async def test_resets_leave_nothing_behind() -> None:
+    async with open_bench() as bench, bench.connection() as raw:
+        for _ in range(300):
+            stream_id = await raw.ask(CONNECT_BODY[:3], end=False)
+            raw.h2.reset_stream(stream_id)
+            await raw.flush()
+        assert (await raw.answer_to(CONNECT_BODY)).status is Status.OK
+        [connection] = bench.door.connections
+        with anyio.fail_after(10):
+            while connection.calls:  # noqa: ASYNC110 - there is no event for it
+                await anyio.sleep(0.001)
+        assert not connection.processor.streams
+
+
+async def test_a_client_that_answers_no_ping_is_given_up() -> None:
+    async with open_bench(GrpcLimits(ping_interval=0.05, ping_timeout=0.05)) as bench:
+        async with bench.connection() as raw:
+            reply = await raw.answer_to(framed(bytes(ConnectRequest(access_key=bench.app_key))))
+            client_id = ConnectResponse.parse(reply.data[5:]).client_id
+            assert b"ensync.." in await raw.until_closed()
+        with pytest.raises(Refusal, match="connect again"):
+            bench.broker.heartbeat(client_id)
+
+
+async def test_a_client_that_answers_pings_may_be_silent() -> None:
+    limits = GrpcLimits(ping_interval=0.02, ping_timeout=0.02)
+    async with open_bench(limits) as bench, bench.connection() as raw:
+        pings = 0
+        with anyio.fail_after(10):
+            while pings < 5:
+                for event in raw.h2.receive_data(await raw.stream.receive()):
+                    pings += isinstance(event, h2.events.PingReceived)
+                await raw.flush()
+        assert (await raw.answer_to(CONNECT_BODY)).status is Status.OK
+
+
+class Broken(DoorHooks):
+    async def before_handling(self, call: DoorCall) -> None:
+        if call.method == "heartbeat":
+            raise ZeroDivisionError("a secret detail")
+
+
+async def test_internal_errors_are_logged_and_not_shown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with open_bench(hooks=Broken()) as bench:
+        async with bench.connection() as raw:
+            body = framed(bytes(HeartbeatRequest(client_id="x")))
+            reply = await raw.answer_to(body, path="/ensync.EnSyncService/Heartbeat")
+        await bench.assert_alive()
+    assert reply.status is Status.INTERNAL
+    assert "secret" not in str(reply.headers)
+    assert "ZeroDivisionError" in caplog.text
