@@ -55,9 +55,7 @@ async def test_handlers_overlap_exactly_to_the_limit(
     assert await unsettled(target, event_name) == []
 
 
-async def test_it_ends_with_the_subscription(
-    client: ensync.EnSyncClient, target: Target, event_name: str
-) -> None:
+async def test_it_ends_with_the_subscription(client: ensync.EnSyncClient, event_name: str) -> None:
     await publish_all(client, event_name, range(3))
     seen: list[int] = []
 

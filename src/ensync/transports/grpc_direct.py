@@ -21,7 +21,7 @@ from h2.exceptions import ProtocolError as H2Error
 from h2.exceptions import StreamClosedError
 
 from ensync.address import Address
-from ensync.transports.grpc_protocol import ClientProtocol
+from ensync.transports.grpc_protocol import STREAM_WINDOW, ClientProtocol
 from ensync.transports.grpc_wire import (
     ServerStream,
     StreamResult,
@@ -36,6 +36,8 @@ __all__ = ["DirectWire"]
 
 _PREFIX = 5  # bytes: one for compression, four for the length of the message
 _MAX_MESSAGE = 16 << 20
+# Of a reply that is longer than this, the engine is told that more may come.
+_LONG_REPLY = STREAM_WINDOW // 4
 
 Headers = list[tuple[str, str]]
 
@@ -243,6 +245,9 @@ class _CallExchange(_Exchange):
         if len(self._body) > _MAX_MESSAGE:
             self.reset()
             self._call.finish(self.wire.owner.wrong("sent a reply that is far too large"))
+        elif self._owed > _LONG_REPLY:
+            owed, self._owed = self._owed, 0
+            self.wire.credit(self, owed)
 
     def reset(self) -> None:
         super().reset()
@@ -274,13 +279,14 @@ def _only_message(body: bytes) -> bytes:
 
 
 class _StreamExchange(_Exchange):
-    __slots__ = ("_buffer", "_decode", "_end", "_held", "_is_reading", "_stream")
+    __slots__ = ("_buffer", "_credited", "_decode", "_end", "_held", "_is_reading", "_stream")
 
     def __init__(self, wire: DirectWire, stream: ServerStream) -> None:
         super().__init__(wire)
         self._stream = stream
         self._decode = decoder(stream.message_type)
         self._buffer = b""
+        self._credited = 0  # bytes of the buffer that the engine may replace already
         self._held = False
         self._is_reading = False
         self._end: Callable[[], None] | None = None
@@ -307,7 +313,8 @@ class _StreamExchange(_Exchange):
 
     def reset(self) -> None:
         super().reset()
-        unread, self._buffer = len(self._buffer), b""
+        unread, self._buffer = len(self._buffer) - self._credited, b""
+        self._credited = 0
         self.wire.credit(self, unread)
 
     def _read(self) -> None:
@@ -330,7 +337,14 @@ class _StreamExchange(_Exchange):
         if self._stream.ended:
             return
         self._buffer = buffer[position:] if position else buffer
-        self.wire.credit(self, position)
+        self._credit_read(position)
+
+    def _credit_read(self, size: int) -> None:
+        # A message that has begun is credited before it is complete: it may be larger
+        # than the window. A held stream may only fill the window.
+        settled = self._credited
+        self._credited = max(0, settled - size) if self._held else len(self._buffer)
+        self.wire.credit(self, size + self._credited - settled)
 
     def __ended__(self) -> None:
         self.wire.forget(self)
