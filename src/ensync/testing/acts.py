@@ -15,8 +15,10 @@ from ensync.testing.rules import Act, FaultRule
 __all__ = [
     "STATUSES",
     "abort",
+    "by_door",
     "fail",
     "fail_somehow",
+    "freeze",
     "go_away",
     "hold",
     "hold_somewhat",
@@ -120,6 +122,25 @@ def abort() -> Act:
         if call.method == "delivery":
             return 0
         raise DoorFault("connection aborted on request", silent=True)
+
+    return act
+
+
+def freeze() -> Act:
+    """Makes a black hole of the connection, and has nothing more done for the call."""
+
+    async def act(call: DoorCall, _rule: FaultRule) -> int | None:
+        call.connection.freeze()
+        raise DoorFault("connection frozen on request", silent=True)
+
+    return act
+
+
+def by_door(grpc: Act, websocket: Act) -> Act:
+    """Does one thing over gRPC and another over WebSocket."""
+
+    async def act(call: DoorCall, rule: FaultRule) -> int | None:
+        return await (grpc if call.door == "grpc" else websocket)(call, rule)
 
     return act
 

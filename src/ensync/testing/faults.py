@@ -141,6 +141,7 @@ class Faults(DoorHooks):
     ) -> FaultRule:
         """Does nothing about a request, and never answers it.
 
+        Over WebSocket, where replies have no ids, the next reply is taken for this one.
         To lose an event on its way, use ``drop_delivery``.
         """
         match = _requests(method, False, event_name)
@@ -151,6 +152,7 @@ class Faults(DoorHooks):
     ) -> FaultRule:
         """Does what is asked, and never answers it.
 
+        Over WebSocket, where replies have no ids, the next reply is taken for this one.
         To lose an event on its way, use ``drop_delivery``.
         """
         match = _requests(method, True, event_name)
@@ -297,6 +299,7 @@ class Faults(DoorHooks):
         """Has faults happen at random, until the rule's ``cancel()`` or ``heal()``.
 
         A client that recovers as it should loses nothing by any of the default kinds.
+        Over WebSocket, some of them befall the whole connection; see RandomFaultKind.
 
         Args:
             seed: Decides what happens, as far as the order of the calls is the same.

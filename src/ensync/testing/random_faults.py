@@ -24,7 +24,13 @@ RandomFaultKind: TypeAlias = Literal[
     "drop_delivery",
     "duplicate_delivery",
 ]
-"""``"fail"`` is a gRPC status that may pass; ``"reset"`` is of one HTTP/2 stream."""
+"""``"fail"`` is a gRPC status that may pass; ``"reset"`` is of one HTTP/2 stream.
+
+Over WebSocket, where replies have no ids, a single one that fails or is lost is not a
+fault that a client could survive, nor one that a network could make. There, ``"fail"``
+and ``"reset"`` cut the connection, and ``"drop_request"`` and ``"drop_reply"`` lose all
+that follows, too: the connection becomes a black hole.
+"""
 
 # Those after which a client tries again. The others are answers, not faults.
 PASSING_STATUSES = ("CANCELLED", "UNKNOWN", "ABORTED", "INTERNAL", "UNAVAILABLE")
@@ -42,13 +48,13 @@ def random_menu(
         EnSyncValidationError: One of the kinds does not exist.
     """
     text = "injected at random"
-    silence = acts.fail(DoorFault(text, silent=True))
+    silence = acts.by_door(acts.fail(DoorFault(text, silent=True)), acts.freeze())
     offers: dict[str, tuple[tuple[Point, ...], Act]] = {
         "delay": (ALL, acts.hold_somewhat(lot, longest_delay)),
         "drop_request": ((Point.REQUEST,), silence),
         "drop_reply": ((Point.REPLY,), silence),
-        "fail": (ALL, acts.fail_somehow(lot, PASSING_STATUSES, text)),
-        "reset": (ALL, acts.fail(DoorFault(text, reset=True))),
+        "fail": (ALL, acts.by_door(acts.fail_somehow(lot, PASSING_STATUSES, text), acts.abort())),
+        "reset": (ALL, acts.by_door(acts.fail(DoorFault(text, reset=True)), acts.abort())),
         "abort": (ALL, acts.abort()),
         "goaway": (CALLS, acts.go_away(error=False)),
         "drop_delivery": ((Point.DELIVERY,), acts.send_copies(0)),

@@ -15,7 +15,7 @@ from ensync.scopes import background_tasks
 from ensync.server.hooks import DoorCall, DoorConnection, DoorFault
 from ensync.server.refusal import Reason, Refusal
 from ensync.server.store import NewEvent, QueueKey, StoredEvent
-from ensync.testing import FaultRule, Faults
+from ensync.testing import FaultRule, Faults, RandomFaultKind
 from ensync.testing.acts import STATUSES
 from tests.unit.testing.echo import eventually, many_turns, within
 
@@ -314,6 +314,22 @@ async def test_by_default_no_random_fault_keeps_an_event_from_its_client() -> No
     for _ in range(100):
         await reported(faults.before_delivery(call("subscribe"), STORED))
     assert set(faults.happened) == {"delay", "fail", "reset", "abort", "duplicate_delivery"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "done"),
+    [("fail", "abort"), ("reset", "abort"), ("drop_request", "freeze"), ("drop_reply", "freeze")],
+)
+async def test_random_faults_befall_the_whole_connection_over_websocket(
+    kind: RandomFaultKind, done: str
+) -> None:
+    # A refusal is an answer, and a single lost reply shifts all that follow.
+    faults, connection = Faults(), FakeConnection()
+    faults.random(1, 1.0, kinds=[kind])
+    over_websocket = call("connect", connection=connection)._replace(door="websocket")
+    at = faults.before_reply if kind == "drop_reply" else faults.before_handling
+    assert await reported(at(over_websocket)) == "silence"
+    assert connection.done == [done]
 
 
 # Arguments
