@@ -170,7 +170,7 @@ def unknown_option(owner: str, unknown: Mapping[str, object], accepted: Iterable
     """Makes the error for keywords that a function does not have; the caller raises it.
 
     Args:
-        owner: The function or class that was called, such as ``"EnSyncEngine"``.
+        owner: The function or class that was called, such as ``"create_client()"``.
         unknown: The keywords that are left over. Only their names are shown.
         accepted: The keywords there are.
     """
@@ -181,8 +181,8 @@ def unknown_option(owner: str, unknown: Mapping[str, object], accepted: Iterable
 def _misspelt(owner: str, option: str, accepted: list[str]) -> str:
     nearest = difflib.get_close_matches(option.lower(), accepted, n=1)
     if nearest:
-        return f"{owner}() has no option {option!r}: did you mean {nearest[0]!r}?"
-    return f"{owner}() has no option {option!r}: it has {', '.join(sorted(accepted))}"
+        return f"{owner} has no option {option!r}: did you mean {nearest[0]!r}?"
+    return f"{owner} has no option {option!r}: it has {', '.join(sorted(accepted))}"
 
 
 class Credentials(NamedTuple):

@@ -66,23 +66,23 @@ def test_another_choice_is_told_what_is_accepted(value: object) -> None:
 
 
 def test_a_misspelt_option_is_named_with_the_nearest() -> None:
-    error = unknown_option("connect", {"reconect": "s3cret"}, ["reconnect", "tls", "generation"])
+    error = unknown_option("connect()", {"reconect": "s3cret"}, ["reconnect", "tls", "generation"])
     assert type(error) is TypeError
     assert str(error) == "connect() has no option 'reconect': did you mean 'reconnect'?"
 
 
 def test_only_the_nearest_is_proposed() -> None:
-    message = str(unknown_option("f", {"timeouts": 1}, ["timeout", "timeout_2"]))
+    message = str(unknown_option("f()", {"timeouts": 1}, ["timeout", "timeout_2"]))
     assert message == "f() has no option 'timeouts': did you mean 'timeout'?"
 
 
 def test_an_unknown_option_is_told_what_there_is() -> None:
-    error = unknown_option("connect", {"zzz": 1}, ["tls", "generation"])
+    error = unknown_option("connect()", {"zzz": 1}, ["tls", "generation"])
     assert str(error) == "connect() has no option 'zzz': it has generation, tls"
 
 
 def test_every_unknown_option_is_named() -> None:
-    message = str(unknown_option("connect", {"TLS": 1, "generaton": 2}, ["tls", "generation"]))
+    message = str(unknown_option("connect()", {"TLS": 1, "generaton": 2}, ["tls", "generation"]))
     assert "'TLS': did you mean 'tls'?" in message
     assert "'generaton': did you mean 'generation'?" in message
 
