@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import socket
-import subprocess
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import trustme
 
 from tests.unit.cli.command import run_command, started_command, stop
 from tests.unit.cli.served import ANY_PORT, served
@@ -87,35 +88,29 @@ def test_plain_text_beyond_loopback_is_warned_of() -> None:
     assert "without TLS" in told
 
 
+class TlsFiles(NamedTuple):
+    certificate: str
+    key: str
+    authority: str
+
+
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def tls_files(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
     directory = tmp_path_factory.mktemp("tls")
-    certificate, key = directory / "cert.pem", directory / "key.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "1",
-            *subject,
-            *files,
-        ],
-        check=True,
-        capture_output=True,
-        timeout=20,
-    )
-    return certificate, key
+    authority = trustme.CA()
+    made = authority.issue_cert("127.0.0.1", "localhost")
+    contents = {
+        "certificate.pem": b"".join(blob.bytes() for blob in made.cert_chain_pems),
+        "key.pem": made.private_key_pem.bytes(),
+        "authority.pem": authority.cert_pem.bytes(),
+    }
+    for name, content in contents.items():
+        (directory / name).write_bytes(content)
+    return TlsFiles(*(str(directory / name) for name in contents))
 
 
-def test_tls(certificate: tuple[Path, Path]) -> None:
-    cert, key = map(str, certificate)
-    with served("--tls-cert", cert, "--tls-key", key) as engine:
+def test_tls(tls_files: TlsFiles) -> None:
+    with served("--tls-cert", tls_files.certificate, "--tls-key", tls_files.key) as engine:
         assert engine.told["url"].startswith("grpcs://")
         assert engine.told["websocket_url"].startswith("wss://")
         for url in (engine.told["url"], engine.told["websocket_url"]):
@@ -123,15 +118,14 @@ def test_tls(certificate: tuple[Path, Path]) -> None:
             assert distrusted.returncode == 3
             assert "BAD tls: the certificate is not trusted" in distrusted.stdout
             assert "SSL_CERT_FILE" in distrusted.stdout
-            trusted = engine.run("doctor", ENSYNC_URL=url, SSL_CERT_FILE=cert)
+            trusted = engine.run("doctor", ENSYNC_URL=url, SSL_CERT_FILE=tls_files.authority)
             assert trusted.returncode == 0, trusted.stdout
 
 
-def test_a_certificate_without_its_key_is_refused(certificate: tuple[Path, Path]) -> None:
-    cert, key = map(str, certificate)
-    without_key = run_command("serve", *ANY_PORT, "--tls-cert", cert)
+def test_a_certificate_without_its_key_is_refused(tls_files: TlsFiles) -> None:
+    without_key = run_command("serve", *ANY_PORT, "--tls-cert", tls_files.certificate)
     assert without_key.returncode == 2
     assert "belong together" in without_key.stderr
-    alone = run_command("serve", *ANY_PORT, "--tls-key", key)
+    alone = run_command("serve", *ANY_PORT, "--tls-key", tls_files.key)
     assert alone.returncode == 2
     assert "--tls-key needs --tls-cert" in alone.stderr
