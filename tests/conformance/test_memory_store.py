@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from ensync.server.memory import MemoryStore
+from ensync.server.retention import Retention
 from ensync.server.store import EventState, Lease, StoredEvent, StoreFullError
 from tests.conformance.store_contract import BILLING, StoreContract, StoreHarness, new_event
 
@@ -42,7 +43,7 @@ async def test_the_first_block_is_zero(harness: MemoryHarness) -> None:
 
 
 async def test_only_the_latest_settled_events_are_kept() -> None:
-    harness = MemoryHarness(retain=3)
+    harness = MemoryHarness(retention=Retention(events=3))
     stored: list[StoredEvent] = []
     for number in range(5):
         stored.append(await harness.append(f"e{number}"))
@@ -51,6 +52,25 @@ async def test_only_the_latest_settled_events_are_kept() -> None:
     found = await harness.store.browse(BILLING)
     assert [each.stored for each in found] == [*stored[2:], waiting]
     assert await harness.store.find(stored[0].idem) is None
+
+
+async def test_settled_events_are_kept_up_to_a_size() -> None:
+    harness = MemoryHarness(retention=Retention(bytes=30_000))
+    for _ in range(5):
+        await harness.append("x" * 9_000)
+        await take_and_ack(harness)
+    assert len(await harness.store.browse(BILLING)) == 2
+
+
+async def test_settled_events_are_kept_up_to_an_age() -> None:
+    harness = MemoryHarness(retention=Retention(age=60))
+    stored = await harness.append()
+    await harness.advance(100_000)
+    await take_and_ack(harness)
+    await harness.advance(59_000)
+    assert await harness.store.find(stored.idem) is not None
+    await harness.advance(2_000)
+    assert await harness.store.find(stored.idem) is None
 
 
 async def test_settled_events_make_room_for_new_ones() -> None:
@@ -79,7 +99,7 @@ async def take_and_ack_all(harness: MemoryHarness) -> None:
 
 
 async def test_what_is_not_to_persist_gives_its_room_back() -> None:
-    harness = MemoryHarness(max_bytes=30_000, retain=1000)
+    harness = MemoryHarness(max_bytes=30_000)
     for _ in range(12):
         await harness.store.append(new_event("x" * 10_000, persist=False))
         await take_and_ack(harness)

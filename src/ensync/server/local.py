@@ -21,6 +21,7 @@ from ensync.server.grpc_methods import GENERATIONS
 from ensync.server.hooks import DoorHooks
 from ensync.server.http2 import GrpcLimits
 from ensync.server.memory import MemoryStore
+from ensync.server.retention import Retention
 from ensync.server.store import Store
 from ensync.server.websocket import serve_websocket
 from ensync.transports.bridge import AsyncioSide, open_asyncio_side
@@ -28,6 +29,7 @@ from ensync.transports.bridge import AsyncioSide, open_asyncio_side
 __all__ = ["LocalEngine"]
 
 _ANY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+_DEFAULT_RETENTION = Retention()
 _TEND_INTERVAL = 5.0  # seconds
 
 
@@ -63,7 +65,7 @@ class LocalEngine(anyio.AsyncContextManagerMixin):
         max_in_flight: How many unsettled events a subscription may have in hand.
         heartbeat_timeout: After how many seconds without a request a client that has no
             subscription is gone.
-        retain: How many settled events are kept for replay.
+        retention: Which settled events are kept for replay.
         hooks: Called around all that the doors do, to inject faults.
         store: Where to keep events, instead of a store made for ``data``. It is not
             closed on leaving, so that another engine can go on with it.
@@ -95,7 +97,7 @@ class LocalEngine(anyio.AsyncContextManagerMixin):
         max_concurrent_streams: int = 100,
         max_in_flight: int = 1000,
         heartbeat_timeout: float = 90.0,
-        retain: int = 100_000,
+        retention: Retention = _DEFAULT_RETENTION,
         hooks: DoorHooks | None = None,
         store: Store | None = None,
         app_storage: AppStorage | None = None,
@@ -109,7 +111,7 @@ class LocalEngine(anyio.AsyncContextManagerMixin):
         self._tls = tls
         self._hooks = DoorHooks() if hooks is None else hooks
         self._heartbeat_timeout = check_duration("heartbeat_timeout", heartbeat_timeout)
-        self._retain = check_count("retain", retain, 0)
+        self._retention = retention
         self._store = store
         self._app_storage = app_storage
         self._limits = Limits(credit=Credit(events=check_count("max_in_flight", max_in_flight)))
@@ -184,7 +186,7 @@ class LocalEngine(anyio.AsyncContextManagerMixin):
     async def _open_store(self) -> AsyncGenerator[Store]:
         store, app_storage = self._store, self._app_storage
         if store is None:
-            store, own_app_storage = await _new_store(self._data, self._retain)
+            store, own_app_storage = await _new_store(self._data, self._retention)
             app_storage = app_storage or own_app_storage
         self.apps = AppRegistry(app_storage)
         try:
@@ -251,12 +253,14 @@ class LocalEngine(anyio.AsyncContextManagerMixin):
         return f"{scheme}{secure}://{host}:{self._doors[door].port}"
 
 
-async def _new_store(data: str | PathLike[str] | None, retain: int) -> tuple[Store, AppStorage]:
+async def _new_store(
+    data: str | PathLike[str] | None, retention: Retention
+) -> tuple[Store, AppStorage]:
     if data is None:
-        return MemoryStore(retain=retain), MemoryAppStorage()
+        return MemoryStore(retention=retention), MemoryAppStorage()
     from ensync.server.sqlite import open_sqlite
 
-    return await open_sqlite(data, retain=retain)
+    return await open_sqlite(data, retention)
 
 
 def _checked_generations(generations: Collection[str]) -> tuple[str, ...]:

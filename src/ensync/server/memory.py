@@ -9,6 +9,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
+from ensync.server.retention import Retention
 from ensync.server.schedule import Schedule
 from ensync.server.store import (
     EventState,
@@ -28,6 +29,8 @@ from ensync.server.waiters import Waiters
 __all__ = ["MemoryStore"]
 
 _MIB = 1 << 20
+_DEFAULT_RETENTION = Retention()
+_REMEMBERED_ATTEMPTS = 100_000
 
 
 class _Place(enum.Enum):
@@ -125,7 +128,7 @@ class MemoryStore(Store):
     """Keeps events in memory.
 
     Args:
-        retain: How many settled events are kept for replay, the latest ones.
+        retention: Which settled events are kept for replay.
         max_bytes: How much all events together may take. Settled ones make room
             first; when that is not enough, append() refuses.
         new_idem: Makes the id of an event.
@@ -135,19 +138,21 @@ class MemoryStore(Store):
     def __init__(
         self,
         *,
-        retain: int = 100_000,
+        retention: Retention = _DEFAULT_RETENTION,
         max_bytes: int = 512 * _MIB,
         new_idem: Callable[[], str] = lambda: secrets.token_hex(16),
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self._retain = retain
+        self._retention = retention
         self._max_bytes = max_bytes
         self._new_idem = new_idem
         self._now_ms = now_ms
         self._bytes = 0
         self._next_block = 0
         self._records: dict[str, _Record] = {}
-        self._settled: OrderedDict[str, None] = OrderedDict()
+        # When each was settled, the first to be forgotten first.
+        self._settled: OrderedDict[str, int] = OrderedDict()
+        self._settled_bytes = 0
         self._deduped: OrderedDict[str, str] = OrderedDict()
         self._queues: dict[QueueKey, _Queue] = {}
         self._deferred = Schedule()
@@ -217,6 +222,7 @@ class MemoryStore(Store):
 
     async def find(self, idem: str) -> Found | None:
         """Looks up an event."""
+        self._forget_what_is_too_much()
         record = self._records.get(idem)
         return None if record is None else Found(record.stored, record.state)
 
@@ -277,9 +283,9 @@ class MemoryStore(Store):
         key = record.stored.event.queue
         self._queue(key).open_events -= 1
         self._drop_if_unused(key)
-        self._settled[record.stored.idem] = None
-        if len(self._settled) > self._retain:
-            self._forget_oldest()
+        self._settled[record.stored.idem] = self._now_ms()
+        self._settled_bytes += _cost(record.stored.event)
+        self._forget_what_is_too_much()
         return Settled.DONE
 
     def _why_not(self, lease: Lease) -> Settled:
@@ -302,9 +308,21 @@ class MemoryStore(Store):
             )
         self._bytes += size
 
+    def _forget_what_is_too_much(self) -> None:
+        while self._settled and self._keeps_too_much():
+            self._forget_oldest()
+
+    def _keeps_too_much(self) -> bool:
+        if self._retention.is_exceeded(len(self._settled), self._settled_bytes):
+            return True
+        settled_at_ms = next(iter(self._settled.values()))
+        return self._retention.is_over(settled_at_ms, self._now_ms())
+
     def _forget_oldest(self) -> None:
         idem, _ = self._settled.popitem(last=False)
-        self._bytes -= _cost(self._records.pop(idem).stored.event)
+        size = _cost(self._records.pop(idem).stored.event)
+        self._settled_bytes -= size
+        self._bytes -= size
 
     def _known(self, dedupe: str | None) -> _Record | None:
         idem = None if dedupe is None else self._deduped.get(dedupe)
@@ -312,7 +330,7 @@ class MemoryStore(Store):
 
     def _remember_attempt(self, dedupe: str, idem: str) -> None:
         self._deduped[dedupe] = idem
-        if len(self._deduped) > self._retain:
+        if len(self._deduped) > _REMEMBERED_ATTEMPTS:
             self._deduped.popitem(last=False)
 
 

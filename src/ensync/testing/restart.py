@@ -14,6 +14,7 @@ from ensync.scopes import background_tasks
 from ensync.server.apps import ANY_NAME, App, MemoryAppStorage
 from ensync.server.local import LocalEngine
 from ensync.server.memory import MemoryStore
+from ensync.server.retention import Retention
 from ensync.server.store import Store
 from ensync.testing.faults import Faults
 from ensync.transports.bridge import open_asyncio_side
@@ -173,7 +174,7 @@ class _Run:
 
 
 def _new_store(options: dict[str, Any]) -> MemoryStore:
-    return MemoryStore(retain=options.get("retain", 100_000))
+    return MemoryStore(retention=options.get("retention", Retention()))
 
 
 def _port(url: str) -> int:
