@@ -198,12 +198,12 @@ async def publish_many(
         yield outcomes
 
 
-def _as_async_generator(events: OutgoingEvents) -> AsyncGenerator[OutgoingEvent]:
+def _as_async_generator(events: OutgoingEvents) -> AsyncGenerator[OutgoingEvent, None]:
     # A generator of the user's is closed with the scope: nobody else could do it in time.
     return events if isinstance(events, AsyncGenerator) else _asynchronously(events)
 
 
-async def _asynchronously(events: OutgoingEvents) -> AsyncGenerator[OutgoingEvent]:
+async def _asynchronously(events: OutgoingEvents) -> AsyncGenerator[OutgoingEvent, None]:
     if isinstance(events, AsyncIterable):
         async for event in events:
             yield event

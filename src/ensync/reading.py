@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
@@ -111,6 +110,6 @@ async def judge(policy: InvalidEventPolicy, error: EnSyncInvalidEventError) -> V
     if isinstance(policy, str):
         return policy
     answer = policy(error)
-    verdict: Verdict = await answer if inspect.isawaitable(answer) else answer
+    verdict = await answer if isinstance(answer, Awaitable) else answer
     check_choice("the answer of on_invalid", verdict, ("raise", "discard", "defer"))
     return verdict
