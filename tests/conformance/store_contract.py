@@ -14,6 +14,7 @@ from ensync.server.store import (
     Lane,
     Lease,
     NewEvent,
+    QueueCounts,
     QueueKey,
     Settled,
     Store,
@@ -472,7 +473,69 @@ class StoreContract:
         assert len(await harness.take()) == 1
         assert await harness.is_empty()
 
+    # Time to live
+
+    async def test_an_expired_event_is_not_handed_out(self, harness: StoreHarness) -> None:
+        stored = await harness.store.append(new_event("short", ttl_ms=5_000))
+        await harness.append("long")
+        await harness.advance(6_000)
+        assert payloads(await harness.take()) == ["long"]
+        found = await harness.store.find(stored.idem)
+        assert found is not None
+        assert found.state is EventState.EXPIRED
+        assert found.stored == stored
+        assert await harness.store.claim(stored.idem) is None
+        assert harness.store.expired == 1
+
+    async def test_an_event_is_handed_out_within_its_time_to_live(
+        self, harness: StoreHarness
+    ) -> None:
+        await harness.store.append(new_event("short", ttl_ms=5_000))
+        await harness.advance(4_000)
+        [lease] = await harness.take()
+        await harness.advance(4_000)
+        assert await harness.store.ack(lease) is Settled.DONE
+        await harness.advance(1_000)
+        assert harness.store.expired == 0
+
+    async def test_an_event_that_expires_in_hand_is_not_handed_out_again(
+        self, harness: StoreHarness
+    ) -> None:
+        await harness.store.append(new_event("short", ttl_ms=5_000))
+        leases = await harness.take()
+        await harness.advance(6_000)
+        assert harness.store.expired == 0
+        await harness.store.release(leases)
+        assert await harness.is_empty()
+        await harness.advance(1_000)
+        assert harness.store.expired == 1
+
+    async def test_an_event_expires_while_it_is_deferred(self, harness: StoreHarness) -> None:
+        await harness.store.append(new_event("short", ttl_ms=5_000))
+        [lease] = await harness.take()
+        await harness.store.defer(lease, 60_000)
+        await harness.advance(6_000)
+        assert harness.store.expired == 1
+        await harness.advance(60_000)
+        assert await harness.is_empty()
+
     # Looking
+
+    async def test_queues_are_counted(self, harness: StoreHarness) -> None:
+        await harness.append_many(9)
+        await harness.append("other", OTHER_APP)
+        leases = await harness.take(5)
+        await harness.store.ack(leases[0])
+        await harness.store.discard(leases[1], "unwanted")
+        await harness.store.defer(leases[2], 5_000)
+        counts = await harness.store.count_queues()
+        assert counts in (
+            [],  # it can't tell
+            [
+                QueueCounts(BILLING, 4, leased=2, deferred=1, acknowledged=1, discarded=1),
+                QueueCounts(OTHER_APP, waiting=1),
+            ],
+        )
 
     async def test_browsing_shows_everything_of_a_queue(self, harness: StoreHarness) -> None:
         stored = await harness.append_many(4)

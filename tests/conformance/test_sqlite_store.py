@@ -14,17 +14,20 @@ from tests.conformance.store_contract import StoreContract, StoreHarness
 
 pytestmark = pytest.mark.anyio
 
+DEFAULT = Retention()
+
 
 class SqliteHarness(StoreHarness):
-    def __init__(self, path: Path, retention: Retention = Retention()) -> None:
+    def __init__(self, path: Path, retention: Retention = DEFAULT) -> None:
         self.now_ms = 1_700_000_000_000
         self._path = path
         self._retention = retention
         self._running = AsyncExitStack()
 
     async def open(self) -> None:
-        self.store: SqliteStore = SqliteStore(
-            SqliteFile(self._path), retention=self._retention, now_ms=lambda: self.now_ms
+        self.file = SqliteFile(self._path)
+        self.store = self.sqlite = SqliteStore(
+            self.file, retention=self._retention, now_ms=lambda: self.now_ms
         )
         self._running.push_async_callback(self.store.close)
         tasks = await self._running.enter_async_context(background_tasks())
@@ -39,11 +42,11 @@ class SqliteHarness(StoreHarness):
 
     async def advance(self, milliseconds: int) -> None:
         self.now_ms += milliseconds
-        await self.store.catch_up()
+        await self.sqlite.catch_up()
 
     async def settle_down(self) -> None:
         await super().settle_down()
-        await self.store.flush()
+        await self.sqlite.flush()
         await super().settle_down()
 
 

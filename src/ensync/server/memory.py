@@ -9,6 +9,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
+from ensync.scopes import background_tasks
 from ensync.server.retention import Retention
 from ensync.server.schedule import Schedule
 from ensync.server.store import (
@@ -105,13 +106,17 @@ class _Queue:
 
 
 class _MemoryLane(Lane):
-    def __init__(self, queue: _Queue, on_close: Callable[[], None]) -> None:
+    def __init__(
+        self, queue: _Queue, before_take: Callable[[], None], on_close: Callable[[], None]
+    ) -> None:
         self._queue = queue
+        self._before_take = before_take
         self._on_close = on_close
         self._closed = False
 
     async def take(self, max_events: int, max_bytes: int) -> list[Lease]:
         while True:
+            self._before_take()
             # Nothing is awaited between taking and returning: a cancel can't come between.
             leases = self._queue.take(max_events, max_bytes)
             if leases:
@@ -156,6 +161,7 @@ class MemoryStore(Store):
         self._deduped: OrderedDict[str, str] = OrderedDict()
         self._queues: dict[QueueKey, _Queue] = {}
         self._deferred = Schedule()
+        self._expiring = Schedule()
 
     async def append(self, event: NewEvent, dedupe: str | None = None) -> StoredEvent:
         """Stores an event."""
@@ -168,6 +174,8 @@ class MemoryStore(Store):
         record = self._records[stored.idem] = _Record(stored)
         if dedupe is not None:
             self._remember_attempt(dedupe, stored.idem)
+        if event.ttl_ms is not None:
+            self._expiring.put(stored.idem, stored.logged_at_ms + event.ttl_ms)
         queue = self._queue(event.queue)
         queue.open_events += 1
         queue.put(record)
@@ -182,7 +190,7 @@ class MemoryStore(Store):
             shared.lanes -= 1
             self._drop_if_unused(queue)
 
-        return _MemoryLane(shared, closed)
+        return _MemoryLane(shared, self._drop_expired, closed)
 
     async def ack(self, lease: Lease) -> Settled:
         """Settles an event as done."""
@@ -214,6 +222,7 @@ class MemoryStore(Store):
 
     async def claim(self, idem: str) -> Lease | None:
         """Leases an event that waits or is deferred."""
+        self._drop_expired()
         record = self._records.get(idem)
         if record is None or record.place not in (_Place.READY, _Place.DEFERRED):
             return None
@@ -222,6 +231,7 @@ class MemoryStore(Store):
 
     async def find(self, idem: str) -> Found | None:
         """Looks up an event."""
+        self._drop_expired()
         self._forget_what_is_too_much()
         record = self._records.get(idem)
         return None if record is None else Found(record.stored, record.state)
@@ -244,13 +254,28 @@ class MemoryStore(Store):
         return [_queue_counts(key, counts[key]) for key in sorted(counts)]
 
     async def run(self) -> None:
-        """Brings deferred events back when they are due."""
-        await self._deferred.run(self._now_ms, self.bring_back_due)
+        """Brings deferred events back when they are due, and drops what has expired."""
+        async with background_tasks() as tasks:
+            tasks.start_soon(self._expiring.run, self._now_ms, self._drop_expired)
+            await self._deferred.run(self._now_ms, self.bring_back_due)
 
     def bring_back_due(self) -> None:
         """Makes deferred events available whose time has come. run() does this by itself."""
+        self._drop_expired()
         for idem in self._deferred.take_due(self._now_ms()):
             self._make_ready(self._records[idem])
+
+    def _drop_expired(self) -> None:
+        for idem in self._expiring.take_due(self._now_ms()):
+            record = self._records[idem]
+            # What is in hand is left to whoever has it, until it is given back.
+            if record.place is not _Place.LEASED:
+                self._expire(record)
+
+    def _expire(self, record: _Record) -> None:
+        self._deferred.drop(record.stored.idem)
+        self._close(record, EventState.EXPIRED)
+        self.expired += 1
 
     def _queue(self, key: QueueKey) -> _Queue:
         queue = self._queues.get(key)
@@ -270,12 +295,20 @@ class MemoryStore(Store):
         return record if record.lease_number == lease.token else None
 
     def _make_ready(self, record: _Record) -> None:
+        if record.stored.has_expired(self._now_ms()):
+            self._expire(record)
+            return
         self._queue(record.stored.event.queue).put(record)
 
     def _settle(self, lease: Lease, state: EventState) -> Settled:
         record = self._leased(lease)
         if record is None:
             return self._why_not(lease)
+        self._close(record, state)
+        return Settled.DONE
+
+    def _close(self, record: _Record, state: EventState) -> None:
+        self._expiring.drop(record.stored.idem)
         record.place = _Place.SETTLED
         record.state = state
         if not record.stored.event.persist:
@@ -286,7 +319,6 @@ class MemoryStore(Store):
         self._settled[record.stored.idem] = self._now_ms()
         self._settled_bytes += _cost(record.stored.event)
         self._forget_what_is_too_much()
-        return Settled.DONE
 
     def _why_not(self, lease: Lease) -> Settled:
         record = self._records.get(lease.stored.idem)
@@ -342,6 +374,7 @@ def _queue_counts(queue: QueueKey, counts: Mapping[_Place | EventState, int]) ->
         deferred=counts[_Place.DEFERRED],
         acknowledged=counts[EventState.ACKNOWLEDGED],
         discarded=counts[EventState.DISCARDED],
+        expired=counts[EventState.EXPIRED],
     )
 
 

@@ -35,6 +35,7 @@ from ensync.server.store import (
     Lane,
     Lease,
     NewEvent,
+    QueueCounts,
     QueueKey,
     Settled,
     Store,
@@ -248,6 +249,21 @@ class SqliteStore(Store):
         """Everything that is kept of a queue."""
         return await self._writer.do(partial(self._tables.browse, queue))
 
+    async def count_queues(self) -> list[QueueCounts]:
+        """What is where, by queue."""
+        return await self._writer.do(self._counts)
+
+    def _counts(self) -> list[QueueCounts]:
+        leased = self._lending.count_leased()
+        counts: dict[QueueKey, QueueCounts] = {}
+        for queue, ready, deferred in self._tables.count_open():
+            in_hand = min(leased[queue], ready)
+            counts[queue] = QueueCounts(queue, ready - in_hand, in_hand, deferred)
+        for queue, state, number in self._tables.count_settled():
+            known = counts.get(queue, QueueCounts(queue))
+            counts[queue] = _with_settled(known, state, number)
+        return [counts[queue] for queue in sorted(counts)]
+
     # Running
 
     async def run(self) -> None:
@@ -350,6 +366,14 @@ class _SqliteLane(Lane):
         if not self._closed:
             self._closed = True
             self._store.close_window(self._window)
+
+
+def _with_settled(counts: QueueCounts, state: EventState, number: int) -> QueueCounts:
+    if state is EventState.ACKNOWLEDGED:
+        return counts._replace(acknowledged=number)
+    if state is EventState.DISCARDED:
+        return counts._replace(discarded=number)
+    return counts._replace(expired=number)
 
 
 def _nothing() -> None:

@@ -27,6 +27,8 @@ _CHECKED_SIZE = 64 * _MIB
 _LOG_PAGES = 4_000
 _CACHE_KIB = 64 * 1024
 
+_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+
 
 class Transaction:
     """What has been changed since begin(). It is on disk when commit() has returned."""
@@ -124,11 +126,11 @@ class SqliteFile:
     def failure(self, error: sqlite3.Error) -> StoreFailedError:
         """Says to clients, without names of files, what they need to know of an error."""
         logger.error("the data file %s can't be used: %s", self.path, error)
-        match _primary(error):
-            case "SQLITE_FULL":
-                return StoreFullError("the engine's disk is full: nothing was changed")
-            case "SQLITE_CORRUPT" | "SQLITE_NOTADB":
-                return StoreFailedError("the engine's data file is damaged: nothing was changed")
+        kind = _kind(error)
+        if kind == "SQLITE_FULL":
+            return StoreFullError("the engine's disk is full: nothing was changed")
+        if kind in _DAMAGED:
+            return StoreFailedError("the engine's data file is damaged: nothing was changed")
         return StoreFailedError("the engine can't use its data file: nothing was changed")
 
     def _finish_other_transaction(self) -> None:
@@ -195,15 +197,13 @@ class SqliteFile:
             raise self._error(f"is damaged: {found}", "data_damaged")
 
     def _unusable(self, error: sqlite3.Error) -> EnSyncGenericError:
-        match _primary(error):
-            case "SQLITE_BUSY" | "SQLITE_LOCKED":
-                return self._error("is in use by another engine or program", "data_in_use")
-            case "SQLITE_NOTADB":
-                return self._error("is not a data file, or is damaged", "data_damaged")
-            case "SQLITE_CORRUPT":
-                return self._error(f"is damaged: {error}", "data_damaged")
-            case "SQLITE_FULL":
-                return self._error("can't be written: the disk is full", "data_disk_full")
+        kind = _kind(error)
+        if kind == "SQLITE_BUSY":
+            return self._error("is in use by another engine or program", "data_in_use")
+        if kind in _DAMAGED:
+            return self._error(f"is damaged, or is not a data file: {error}", "data_damaged")
+        if kind == "SQLITE_FULL":
+            return self._error("can't be written: the disk is full", "data_disk_full")
         return self._error(f"can't be used: {self._obstacle() or error}", "data_unusable")
 
     def _obstacle(self) -> str | None:
@@ -221,7 +221,7 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def _primary(error: sqlite3.Error) -> str:
+def _kind(error: sqlite3.Error) -> str:
     """The kind of an error, such as SQLITE_IOERR for SQLITE_IOERR_WRITE."""
     name: str = getattr(error, "sqlite_errorname", "")
     return "_".join(name.split("_")[:2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -127,6 +128,14 @@ class Lending:
         """The event of a lease that has not ended."""
         record = self._records.get(lease.stored.idem)
         return record if record is not None and record.lease_number == lease.token else None
+
+    def count_leased(self) -> Counter[QueueKey]:
+        """How many events of each queue are lent out."""
+        return Counter(
+            record.stored.event.queue
+            for record in self._records.values()
+            if record.place is not Place.READY and not record.due_ms
+        )
 
     def make_ready(self, record: Record) -> None:
         """Gives an event back."""

@@ -63,12 +63,14 @@ _STEP_1 = (
     CREATE TABLE settled_events (
         position INTEGER PRIMARY KEY,
         block INTEGER NOT NULL UNIQUE,
+        queue INTEGER NOT NULL,
         state TEXT NOT NULL,
         reason TEXT NOT NULL,
         settled_at_ms INTEGER NOT NULL,
         size INTEGER NOT NULL
     )
     """,
+    "CREATE INDEX settled_events_by_state ON settled_events (queue, state)",
     """
     CREATE TABLE publish_attempts (
         name TEXT PRIMARY KEY,

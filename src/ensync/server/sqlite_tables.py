@@ -21,9 +21,19 @@ _REMEMBERED_QUEUES = 10_000
 # How much is done at once, so that the event loop is not held up.
 _CHUNK = 1_000
 
+# The columns of an event, and where they come from. CROSS JOIN keeps SQLite from turning
+# the order of the tables around: the first is the one to search.
 _STORED = (
-    "e.idem, e.block, e.logged_at_ms, q.app_id, q.event_name, e.sender, e.payload, e.metadata,"
-    " e.payload_metadata, e.persist, e.ttl_ms"
+    "SELECT e.idem, e.block, e.logged_at_ms, q.app_id, q.event_name, e.sender, e.payload,"
+    " e.metadata, e.payload_metadata, e.persist, e.ttl_ms"
+)
+_OPEN = (
+    f"{_STORED}, o.attempts, o.due_ms FROM open_events o"
+    " CROSS JOIN events e ON e.block = o.block CROSS JOIN queues q ON q.id = o.queue"
+)
+_KEPT = (
+    f"{_STORED}, s.state FROM events e JOIN queues q ON q.id = e.queue"
+    " LEFT JOIN settled_events s ON s.block = e.block"
 )
 _STORED_COLUMNS = 11
 
@@ -133,7 +143,7 @@ class Tables:
 
     def _stored_by(self, attempt_name: str) -> StoredEvent | None:
         row = self._execute(
-            f"SELECT {_STORED} FROM publish_attempts a JOIN events e ON e.block = a.block"
+            _STORED + " FROM publish_attempts a JOIN events e ON e.block = a.block"
             " JOIN queues q ON q.id = e.queue WHERE a.name = ?",
             (attempt_name,),
         ).fetchone()
@@ -144,9 +154,7 @@ class Tables:
     def page(self, queue: QueueKey, after_block: int, limit: PageLimit) -> Page:
         """Events that wait or are lent out, with a block above the given one."""
         rows = self._execute(
-            f"SELECT {_STORED}, o.attempts, o.due_ms FROM open_events o"
-            " CROSS JOIN events e ON e.block = o.block CROSS JOIN queues q ON q.id = o.queue"
-            " WHERE o.queue = ? AND o.due_ms = 0 AND o.block > ? ORDER BY o.block LIMIT ?",
+            _OPEN + " WHERE o.queue = ? AND o.due_ms = 0 AND o.block > ? ORDER BY o.block LIMIT ?",
             (self._queue_id(queue), after_block, limit.events),
         )
         events: list[OpenEvent] = []
@@ -162,9 +170,7 @@ class Tables:
     def open_event(self, idem: str) -> OpenEvent | None:
         """An event that is not settled."""
         row = self._execute(
-            f"SELECT {_STORED}, o.attempts, o.due_ms FROM events e"
-            " JOIN queues q ON q.id = e.queue"
-            " JOIN open_events o ON o.block = e.block WHERE e.idem = ?",
+            _OPEN + " WHERE o.block = (SELECT block FROM events WHERE idem = ?)",  # noqa: S608
             (idem,),
         ).fetchone()
         return None if row is None else _open(row)
@@ -174,9 +180,16 @@ class Tables:
         self._execute("DELETE FROM open_events WHERE block = ?", (stored.block,))
         size = stored.event.size if stored.event.persist else 0
         self._execute(
-            "INSERT INTO settled_events (block, state, reason, settled_at_ms, size)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (stored.block, state.value, reason, now_ms, size),
+            "INSERT INTO settled_events (block, queue, state, reason, settled_at_ms, size)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                stored.block,
+                self._queue_id(stored.event.queue),
+                state.value,
+                reason,
+                now_ms,
+                size,
+            ),
         )
         if not stored.event.persist:
             self._execute(
@@ -229,9 +242,7 @@ class Tables:
             besides: How many to return more, because that many are of no interest.
         """
         rows = self._execute(
-            f"SELECT {_STORED}, o.attempts, o.due_ms FROM open_events o"
-            " CROSS JOIN events e ON e.block = o.block CROSS JOIN queues q ON q.id = o.queue"
-            " WHERE o.expires_at_ms > 0 AND o.expires_at_ms <= ? LIMIT ?",
+            _OPEN + " WHERE o.expires_at_ms > 0 AND o.expires_at_ms <= ? LIMIT ?",
             (now_ms, _CHUNK + besides),
         )
         return [_open(row) for row in rows]
@@ -241,8 +252,7 @@ class Tables:
     def find(self, idem: str) -> Found | None:
         """An event, settled or not."""
         row = self._execute(
-            f"SELECT {_STORED}, s.state FROM events e JOIN queues q ON q.id = e.queue"
-            " LEFT JOIN settled_events s ON s.block = e.block WHERE e.idem = ?",
+            _KEPT + " WHERE e.idem = ?",
             (idem,),
         ).fetchone()
         return None if row is None else _found(row)
@@ -250,12 +260,26 @@ class Tables:
     def browse(self, queue: QueueKey) -> list[Found]:
         """Everything that is kept of a queue."""
         rows = self._execute(
-            f"SELECT {_STORED}, s.state FROM events e JOIN queues q ON q.id = e.queue"
-            " LEFT JOIN settled_events s ON s.block = e.block"
-            " WHERE q.app_id = ? AND q.event_name = ? ORDER BY e.block",
+            _KEPT + " WHERE q.app_id = ? AND q.event_name = ? ORDER BY e.block",
             queue,
         )
         return [_found(row) for row in rows]
+
+    def count_open(self) -> list[tuple[QueueKey, int, int]]:
+        """How many events of each queue are not deferred, and are deferred."""
+        rows = self._execute(
+            "SELECT q.app_id, q.event_name, sum(o.due_ms = 0), sum(o.due_ms > 0)"
+            " FROM open_events o JOIN queues q ON q.id = o.queue GROUP BY o.queue"
+        )
+        return [(QueueKey(app_id, name), ready, deferred) for app_id, name, ready, deferred in rows]
+
+    def count_settled(self) -> list[tuple[QueueKey, EventState, int]]:
+        """How many settled events of each queue are kept, by what became of them."""
+        rows = self._execute(
+            "SELECT q.app_id, q.event_name, s.state, count(*) FROM settled_events s"
+            " JOIN queues q ON q.id = s.queue GROUP BY s.queue, s.state"
+        )
+        return [(QueueKey(app_id, name), EventState(state), n) for app_id, name, state, n in rows]
 
     # Forgetting
 

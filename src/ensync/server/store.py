@@ -121,11 +121,12 @@ class QueueCounts(NamedTuple):
     """How many events of a queue are where. Settled ones count while they are kept."""
 
     queue: QueueKey
-    waiting: int
-    leased: int
-    deferred: int
-    acknowledged: int
-    discarded: int
+    waiting: int = 0
+    leased: int = 0
+    deferred: int = 0
+    acknowledged: int = 0
+    discarded: int = 0
+    expired: int = 0
 
 
 class StoreFailedError(Exception):
