@@ -13,10 +13,12 @@ from ensync.event import OutgoingEvent, PublishOutcome, Receipt
 from ensync.intake import Intake
 from ensync.options import check_choice, check_count, check_duration, unknown_option
 from ensync.payload import check_event_name, payload_decoder
-from ensync.publishing import Encryption, prepare, publish_all, publish_many
+from ensync.publish_many import publish_many
+from ensync.publishing import Encryption, prepare, publish_all
 from ensync.reading import EventReader, InvalidEventPolicy
 from ensync.received import Received, make_received
 from ensync.session import Session
+from ensync.states import ClientStates
 from ensync.subscription import Subscription, open_subscription
 
 __all__ = ["EnSyncClient"]
@@ -57,21 +59,12 @@ class EnSyncClient(metaclass=Received):
     def __repr__(self) -> str:
         return f"<EnSyncClient app_id={self.app_id!r} {self._session!r}>"
 
-    async def states(self) -> AsyncIterator[ClientState]:
+    def states(self) -> AsyncIterator[ClientState]:
         """The state now, then each change, until ``closed``.
 
         States that come and go faster than they are asked for may be left out.
         """
-        session = self._session
-        state = session.state
-        yield state
-        while state is not ClientState.CLOSED:
-            changed = session.changed
-            if session.state is state:
-                await changed.wait()
-                continue
-            state = session.state
-            yield state
+        return ClientStates(self._session)
 
     # Publishing
 

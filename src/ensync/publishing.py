@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
     Iterable,
     Mapping,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager
 from typing import Literal, NamedTuple, TypeAlias, cast
 
 import anyio
-from anyio.streams.memory import MemoryObjectSendStream
 
 from ensync.connection import Answer
 from ensync.crypto import parse_app_id, seal, seal_hybrid
@@ -25,15 +20,15 @@ from ensync.errors import (
     EnSyncTimeoutError,
     EnSyncValidationError,
 )
-from ensync.event import OutgoingEvent, PublishOutcome, Receipt
+from ensync.event import Receipt
 from ensync.options import check_choice
 from ensync.payload import check_event_name, encode_metadata, encode_payload
 from ensync.received import make_received
-from ensync.scopes import background_tasks, single_error_bare
+from ensync.scopes import single_error_bare
 from ensync.session import Session
 from ensync.transports.base import Outcome, Publish
 
-__all__ = ["Encryption", "prepare", "publish_all", "publish_many"]
+__all__ = ["Encryption", "prepare", "publish_all"]
 
 Encryption: TypeAlias = Literal["sealed", "hybrid"]
 
@@ -97,17 +92,18 @@ async def publish_all(session: Session, requests: list[Publish], timeout: float)
         EnSyncPublishError: Not every recipient's copy was accepted.
     """
     deadline = anyio.current_time() + timeout
+    if len(requests) == 1:
+        request = requests[0]
+        outcome = await _publish(session, request, deadline)
+        return _receipt(request.event_name, {request.recipient: outcome})
     outcomes: dict[str, RecipientOutcome] = {}
 
     async def publish(request: Publish) -> None:
         outcomes[request.recipient] = await _publish(session, request, deadline)
 
-    if len(requests) == 1:
-        await publish(requests[0])
-    else:
-        async with single_error_bare(), anyio.create_task_group() as tasks:
-            for request in requests:
-                tasks.start_soon(publish, request)
+    async with single_error_bare(), anyio.create_task_group() as tasks:
+        for request in requests:
+            tasks.start_soon(publish, request)
     ordered = {request.recipient: outcomes[request.recipient] for request in requests}
     return _receipt(requests[0].event_name, ordered)
 
@@ -165,59 +161,3 @@ def _receipt(event_name: str, outcomes: Mapping[str, RecipientOutcome]) -> Recei
         retryable=not unknown and all(failure.retryable for failure in failures),
     )
     raise error from failures[0]
-
-
-OutgoingEvents: TypeAlias = Iterable[OutgoingEvent] | AsyncIterable[OutgoingEvent]
-
-
-@asynccontextmanager
-async def publish_many(
-    session: Session, events: OutgoingEvents, max_in_flight: int, timeout: float
-) -> AsyncIterator[AsyncIterator[PublishOutcome]]:
-    """A scope in which events are published, a bounded number at a time."""
-    taking = anyio.Lock()
-    results, outcomes = anyio.create_memory_object_stream[PublishOutcome](max_in_flight)
-
-    async def work(out: MemoryObjectSendStream[PublishOutcome]) -> None:
-        async with out:
-            while True:
-                async with taking:
-                    event = await anext(source, None)
-                if event is None:
-                    return
-                await out.send(await _outcome(session, event, timeout))
-
-    async with (
-        aclosing(_as_async_generator(events)) as source,
-        outcomes,
-        background_tasks() as tasks,
-    ):
-        with results:
-            for _ in range(max_in_flight):
-                tasks.start_soon(work, results.clone(), name="ensync publish_many")
-        yield outcomes
-
-
-def _as_async_generator(events: OutgoingEvents) -> AsyncGenerator[OutgoingEvent, None]:
-    # A generator of the user's is closed with the scope: nobody else could do it in time.
-    return events if isinstance(events, AsyncGenerator) else _asynchronously(events)
-
-
-async def _asynchronously(events: OutgoingEvents) -> AsyncGenerator[OutgoingEvent, None]:
-    if isinstance(events, AsyncIterable):
-        async for event in events:
-            yield event
-    else:
-        for event in events:
-            yield event
-
-
-async def _outcome(session: Session, event: OutgoingEvent, timeout: float) -> PublishOutcome:
-    try:
-        requests = prepare(
-            event.event_name, event.recipients, event.payload, event.metadata, event.encryption
-        )
-        receipt = await publish_all(session, requests, timeout)
-    except EnSyncError as error:
-        return PublishOutcome(event, None, error)
-    return PublishOutcome(event, receipt, None)

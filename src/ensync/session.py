@@ -14,6 +14,7 @@ import anyio
 
 from ensync.acknowledgements import AcknowledgementPipeline
 from ensync.connection import Answer, ClientState, Connection, SessionSettings
+from ensync.deadlines import Deadlines
 from ensync.errors import (
     EnSyncConnectionError,
     EnSyncError,
@@ -22,6 +23,7 @@ from ensync.errors import (
 from ensync.options import Backoff, Reconnect
 from ensync.reconnecting import ReconnectDecisions, TryAfter
 from ensync.registry import SubscriptionRegistry
+from ensync.scopes import background_tasks
 from ensync.transports.base import (
     Heartbeat,
     Identity,
@@ -41,6 +43,20 @@ _MAX_HEARTBEAT_TIMEOUT = 10.0
 # Acknowledgements go first on a new link, so that their events are not handed out
 # again; an engine that is slow to confirm does not hold the subscriptions up longer.
 _ACKNOWLEDGE_FIRST = 2.0
+
+
+class _Wait:
+    """For the answer to one request."""
+
+    __slots__ = ("answer", "over")
+
+    def __init__(self) -> None:
+        self.over = anyio.Event()
+        self.answer: Outcome | EnSyncError | None = None
+
+    def answered(self, answer: Outcome | EnSyncError) -> None:
+        self.answer = answer
+        self.over.set()
 
 
 class Session:
@@ -63,6 +79,7 @@ class Session:
         self._final_error: EnSyncError | None = None
         self._state = ClientState.CONNECTING
         self._changed = anyio.Event()
+        self._deadlines = Deadlines()
         self._decisions = self._new_decisions()
         self.reconnects = 0
         self.subscriptions = SubscriptionRegistry(self, self._new_decisions)
@@ -149,11 +166,13 @@ class Session:
     async def run(self) -> None:
         """Keeps the session up until it is cancelled or has to give up."""
         try:
-            while self._connection is not None:
-                connection = self._connection
-                error = await self._serve(connection)
-                await self._retire(connection)
-                await self._reconnect(error)
+            async with background_tasks() as tasks:
+                tasks.start_soon(self._deadlines.run, name="ensync deadlines")
+                while self._connection is not None:
+                    connection = self._connection
+                    error = await self._serve(connection)
+                    await self._retire(connection)
+                    await self._reconnect(error)
         finally:
             await self._close()
 
@@ -273,25 +292,19 @@ class Session:
 
     async def exchange(self, connection: Connection, request: Request, deadline: float) -> Answer:
         """Sends a request once and waits for its answer, until the deadline."""
-        answers: list[Outcome | EnSyncError] = []
-        answered = anyio.Event()
-
-        def on_reply(answer: Outcome | EnSyncError) -> None:
-            answers.append(answer)
-            answered.set()
-
-        call = connection.live_link.send(request, on_reply)
-        sent = False
+        wait = _Wait()
+        call = connection.live_link.send(request, wait.answered)
+        timer = self._deadlines.add(deadline, wait.over.set)
         try:
-            with anyio.CancelScope(deadline=deadline):
-                await answered.wait()
+            await wait.over.wait()
         finally:
+            timer.cancel()
             sent = call.sent
-            if not answers:
+            if wait.answer is None:
                 call.cancel()
-        if answers:
-            return Answer(answers[0], sent)
-        return Answer(EnSyncTimeoutError("no answer from the engine in time"), sent)
+        if wait.answer is None:
+            return Answer(EnSyncTimeoutError("no answer from the engine in time"), sent)
+        return Answer(wait.answer, sent)
 
     async def request(self, request: Request, timeout: float | None = None) -> Outcome:
         """Sends a request that may safely be repeated until it is answered.

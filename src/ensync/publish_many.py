@@ -1,0 +1,110 @@
+"""Publishing many events, a bounded number at a time, in a scope."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager
+from typing import TypeAlias
+
+import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from ensync.errors import EnSyncError
+from ensync.event import OutgoingEvent, PublishOutcome
+from ensync.publishing import prepare, publish_all
+from ensync.scopes import background_tasks
+from ensync.session import Session
+
+__all__ = ["OutgoingEvents", "publish_many"]
+
+OutgoingEvents: TypeAlias = Iterable[OutgoingEvent] | AsyncIterable[OutgoingEvent]
+
+
+class Outcomes:
+    """The outcomes, as they come; several at a time without a turn of the loop for each."""
+
+    def __init__(self, outcomes: MemoryObjectReceiveStream[PublishOutcome]) -> None:
+        self._outcomes = outcomes
+
+    def __aiter__(self) -> Outcomes:
+        return self
+
+    async def __anext__(self) -> PublishOutcome:
+        try:
+            outcome = self._outcomes.receive_nowait()
+        except anyio.WouldBlock:
+            return await self._outcomes.__anext__()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+        await checkpoint_if_cancelled()
+        return outcome
+
+
+@asynccontextmanager
+async def publish_many(
+    session: Session, events: OutgoingEvents, max_in_flight: int, timeout: float
+) -> AsyncIterator[AsyncIterator[PublishOutcome]]:
+    """A scope in which events are published; it gives their outcomes."""
+    source = _Source(events)
+    results, outcomes = anyio.create_memory_object_stream[PublishOutcome](max_in_flight)
+
+    async def work(out: MemoryObjectSendStream[PublishOutcome]) -> None:
+        with out:
+            async for event in source:
+                await _hand_over(out, await _outcome(session, event, timeout))
+
+    async with source, outcomes, background_tasks() as tasks:
+        with results:
+            for _ in range(max_in_flight):
+                tasks.start_soon(work, results.clone(), name="ensync publish_many")
+        yield Outcomes(outcomes)
+
+
+async def _hand_over(out: MemoryObjectSendStream[PublishOutcome], outcome: PublishOutcome) -> None:
+    try:
+        out.send_nowait(outcome)
+    except anyio.WouldBlock:
+        await out.send(outcome)
+
+
+async def _outcome(session: Session, event: OutgoingEvent, timeout: float) -> PublishOutcome:
+    try:
+        requests = prepare(
+            event.event_name, event.recipients, event.payload, event.metadata, event.encryption
+        )
+        receipt = await publish_all(session, requests, timeout)
+    except EnSyncError as error:
+        return PublishOutcome(event, None, error)
+    return PublishOutcome(event, receipt, None)
+
+
+class _Source:
+    """The user's events, for several tasks to draw from."""
+
+    def __init__(self, events: OutgoingEvents) -> None:
+        self._events: AsyncIterator[OutgoingEvent] | None = None
+        self._plain_events = iter(()) if isinstance(events, AsyncIterable) else iter(events)
+        if isinstance(events, AsyncIterable):
+            self._events = aiter(events)
+        self._drawing = anyio.Lock()
+
+    def __aiter__(self) -> _Source:
+        return self
+
+    async def __anext__(self) -> OutgoingEvent:
+        if self._events is None:
+            for event in self._plain_events:
+                return event
+            raise StopAsyncIteration
+        async with self._drawing:
+            return await anext(self._events)
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, *_: object) -> None:
+        # A generator of the user's is closed with the scope: nobody else could do it in time.
+        if isinstance(self._events, AsyncGenerator):
+            async with aclosing(self._events):
+                return
