@@ -264,6 +264,11 @@ class SqliteStore(Store):
             counts[queue] = _with_settled(known, state, number)
         return [counts[queue] for queue in sorted(counts)]
 
+    @property
+    def events_in_memory(self) -> int:
+        """How many events are lent out, or were read because their turn is near."""
+        return len(self._lending)
+
     # Running
 
     async def run(self) -> None:
