@@ -90,6 +90,8 @@ class GrpcDoor:
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         """Starts to accept connections."""
+        if tls is not None:
+            tls.set_alpn_protocols(["h2"])  # some gRPC clients insist on it
         self._server = await self.side.create_server(self._make_connection, host, port, tls=tls)
         self.port = self._server.sockets[0].getsockname()[1]
         self.side.spawn(self._watch_connections, name="gRPC door's watch")

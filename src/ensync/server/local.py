@@ -54,7 +54,7 @@ class LocalEngine(anyio.AsyncContextManagerMixin):
         host: The address to listen on.
         port: The port for gRPC; 0: any free one.
         websocket_port: The port for WebSocket; 0: any free one.
-        tls: Serves both with TLS, by this context.
+        tls: Serves both with TLS, by this context, which is made to offer HTTP/2.
         generations: Which gRPC method names to offer, out of "event" and "message".
         multiplex: Sends all events of a gRPC client on its first stream, as newer
             engines do it.

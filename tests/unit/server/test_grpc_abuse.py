@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from urllib.parse import unquote
 
 import anyio
@@ -13,8 +13,6 @@ import anyio.abc
 import h2.events
 import pytest
 from grpclib.const import Status
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.settings import SettingCodes
 
 from ensync.proto.ensync import ConnectRequest, ConnectResponse, HeartbeatRequest
@@ -26,11 +24,11 @@ from ensync.server.http2 import GrpcLimits
 from ensync.server.memory import MemoryStore
 from ensync.server.refusal import Refusal
 from ensync.transports.bridge import open_asyncio_side
+from tests.unit.server.raw_http2 import RawConnection, framed, raw_connection
 
 pytestmark = pytest.mark.anyio
 
 MIB = 1 << 20
-CONNECT = "/ensync.EnSyncService/Connect"
 SUBSCRIBE = "/ensync.EnSyncService/Subscribe"
 
 
@@ -42,12 +40,8 @@ class Bench:
         self.broker = broker
         self.app_key = app_key
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[RawConnection]:
-        async with await anyio.connect_tcp("127.0.0.1", self.door.port) as stream:
-            raw = RawConnection(stream)
-            await raw.flush()
-            yield raw
+    def connection(self) -> AbstractAsyncContextManager[RawConnection]:
+        return raw_connection(self.door.port)
 
     async def assert_alive(self) -> None:
         """A well-behaved client is served."""
@@ -55,88 +49,6 @@ class Bench:
             reply = await raw.answer_to(framed(bytes(ConnectRequest(access_key=self.app_key))))
             assert reply.status is Status.OK
             assert ConnectResponse.parse(reply.data[5:]).success
-
-
-class Reply:
-    def __init__(self) -> None:
-        self.headers: dict[str, str] = {}
-        self.data = b""
-
-    @property
-    def status(self) -> Status:
-        return Status(int(self.headers["grpc-status"]))
-
-
-class RawConnection:
-    """HTTP/2 by hand."""
-
-    def __init__(self, stream: anyio.abc.SocketStream) -> None:
-        self.stream = stream
-        self.h2 = H2Connection(
-            H2Configuration(header_encoding="ascii", validate_outbound_headers=False)
-        )
-        self.h2.initiate_connection()
-
-    async def flush(self) -> None:
-        if data := self.h2.data_to_send():
-            await self.stream.send(data)
-
-    async def answer_to(
-        self,
-        body: bytes,
-        *,
-        path: str = CONNECT,
-        end: bool = True,
-        headers: dict[str, str] | None = None,
-    ) -> Reply:
-        """Sends a request and waits for the end of the response."""
-        stream_id = await self.ask(body, path=path, end=end, headers=headers)
-        with anyio.fail_after(10):
-            return await self._reply(stream_id)
-
-    async def ask(
-        self,
-        body: bytes,
-        *,
-        path: str = CONNECT,
-        end: bool = True,
-        headers: dict[str, str] | None = None,
-    ) -> int:
-        stream_id = self.h2.get_next_available_stream_id()
-        all_headers = {
-            ":method": "POST",
-            ":scheme": "http",
-            ":path": path,
-            ":authority": "test",
-            "te": "trailers",
-            "content-type": "application/grpc",
-        } | (headers or {})
-        self.h2.send_headers(stream_id, list(all_headers.items()))
-        self.h2.send_data(stream_id, body, end_stream=end)
-        await self.flush()
-        return stream_id
-
-    async def _reply(self, stream_id: int) -> Reply:
-        reply = Reply()
-        while True:
-            for event in self.h2.receive_data(await self.stream.receive()):
-                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                    reply.headers.update(dict(event.headers))  # type: ignore[arg-type]
-                elif isinstance(event, h2.events.DataReceived):
-                    reply.data += event.data
-                elif isinstance(event, h2.events.StreamEnded) and event.stream_id == stream_id:
-                    return reply
-            await self.flush()
-
-    async def until_closed(self) -> bytes:
-        """Reads until the engine closes. Returns all that it said."""
-        said = b""
-        with anyio.fail_after(10):
-            while True:
-                try:
-                    said += await self.stream.receive()
-                except (anyio.EndOfStream, anyio.BrokenResourceError):
-                    return said
 
 
 @asynccontextmanager
@@ -165,11 +77,6 @@ async def open_bench(
         finally:
             await broker.shut_down()
             await side.run(door.aclose)
-
-
-def framed(data: bytes, *, compressed: int = 0, size: int | None = None) -> bytes:
-    size = len(data) if size is None else size
-    return bytes([compressed]) + size.to_bytes(4, "big") + data
 
 
 CONNECT_BODY = framed(bytes(ConnectRequest(access_key="some-app-key")))
@@ -269,7 +176,7 @@ async def test_few_large_requests_are_read_at_once() -> None:
         raw.h2.send_data(first, CONNECT_BODY[-1:], end_stream=True)
         await raw.flush()
         with anyio.fail_after(10):
-            assert (await raw._reply(second)).status is Status.OK
+            assert (await raw.reply(second)).status is Status.OK
 
 
 async def test_who_reads_no_replies_is_cut_off() -> None:

@@ -1,0 +1,176 @@
+"""Settling over a store that takes its time, as one with a file does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import anyio
+import pytest
+
+from ensync.server.apps import AppRegistry
+from ensync.server.broker import Broker, Publication
+from ensync.server.consumer import Consumer
+from ensync.server.memory import MemoryStore
+from ensync.server.refusal import Reason, Refusal
+from ensync.server.store import Found, Lease, Settled, StoredEvent
+from tests.unit.server.brokers import NAME, envelope, settle_down, take, take_what_is_there
+
+pytestmark = pytest.mark.anyio
+
+
+class SlowStore(MemoryStore):
+    """Waits at a gate before it does anything, while there is one; may fail then."""
+
+    gate: anyio.Event | None = None
+    failure: Exception | None = None
+
+    async def _pass(self) -> None:
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+
+    async def ack(self, lease: Lease) -> Settled:
+        await self._pass()
+        return await super().ack(lease)
+
+    async def claim(self, idem: str) -> Lease | None:
+        await self._pass()
+        return await super().claim(idem)
+
+    async def release(self, leases: Iterable[Lease]) -> None:
+        await super().release(list(leases))
+
+    async def find(self, idem: str) -> Found | None:
+        await self._pass()
+        return await super().find(idem)
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.store = SlowStore()
+        apps = AppRegistry()
+        self.app = apps.create("app")
+        self.broker = Broker(self.store, apps)
+        self.client_id = self.connect()
+
+    def connect(self, connection: str = "connection") -> str:
+        return self.broker.connect(self.app.app_key, connection).client_id
+
+    async def one_in_hand(self) -> tuple[Consumer, StoredEvent]:
+        publication = Publication(NAME, envelope("e"), self.app.app_id)
+        await self.broker.publish(self.client_id, publication)
+        consumer = await self.broker.subscribe(self.client_id, NAME)
+        [stored] = await take(consumer, 1)
+        return consumer, stored
+
+    async def ack(self, stored: StoredEvent, results: list[str]) -> None:
+        try:
+            await self.broker.ack(self.client_id, stored.idem, stored.block)
+        except Refusal as refusal:
+            results.append(refusal.reason.name)
+        else:
+            results.append("done")
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def test_a_stream_that_ends_while_its_event_is_acknowledged(bench: Bench) -> None:
+    consumer, stored = await bench.one_in_hand()
+    results: list[str] = []
+    bench.store.gate = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.ack, stored, results)
+        await settle_down()
+        await consumer.close()
+        bench.store.gate.set()
+    assert results == ["done"]
+    other = await bench.broker.subscribe(bench.client_id, NAME)
+    assert await take_what_is_there(other) == []
+    assert bench.broker.statistics().in_hand == 0
+
+
+async def test_an_acknowledgement_that_fails_leaves_the_event_in_hand(bench: Bench) -> None:
+    consumer, stored = await bench.one_in_hand()
+    bench.store.failure = OSError("disk full")
+    with pytest.raises(OSError, match="disk full"):
+        await bench.broker.ack(bench.client_id, stored.idem, stored.block)
+    assert consumer.in_hand == 1
+    results: list[str] = []
+    await bench.ack(stored, results)
+    assert results == ["done"]
+    assert consumer.in_hand == 0
+
+
+async def test_an_acknowledgement_that_fails_after_its_stream_gives_back(bench: Bench) -> None:
+    consumer, stored = await bench.one_in_hand()
+    bench.store.gate = anyio.Event()
+    bench.store.failure = OSError("disk full")
+    failures: list[OSError] = []
+
+    async def ack() -> None:
+        try:
+            await bench.broker.ack(bench.client_id, stored.idem, stored.block)
+        except OSError as error:
+            failures.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ack)
+        await settle_down()
+        await consumer.close()
+        bench.store.gate.set()
+    assert len(failures) == 1
+    other = await bench.broker.subscribe(bench.client_id, NAME)
+    assert [event.idem for event in await take(other, 1)] == [stored.idem]
+
+
+async def test_a_cancelled_acknowledgement_leaves_the_event_in_hand(bench: Bench) -> None:
+    consumer, stored = await bench.one_in_hand()
+    bench.store.gate = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.broker.ack, bench.client_id, stored.idem, stored.block)
+        await settle_down()
+        tasks.cancel_scope.cancel()
+    bench.store.gate = None
+    assert consumer.in_hand == 1
+    await consumer.close()
+    other = await bench.broker.subscribe(bench.client_id, NAME)
+    assert len(await take(other, 1)) == 1
+
+
+async def test_two_acknowledgements_of_an_event_that_waits(bench: Bench) -> None:
+    consumer, stored = await bench.one_in_hand()
+    await consumer.close()
+    results: list[str] = []
+    bench.store.gate = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.ack, stored, results)
+        tasks.start_soon(bench.ack, stored, results)
+        await settle_down()
+        bench.store.gate.set()
+    assert sorted(results) in (["ALREADY", "done"], ["LIMIT", "done"])
+    assert bench.broker.statistics().in_hand == 0
+
+
+async def test_an_event_of_another_store_s_lease_is_told(bench: Bench) -> None:
+    consumer, stored = await bench.one_in_hand()
+    await consumer.close()
+    elsewhere = await bench.store.claim(stored.idem)
+    assert elsewhere is not None
+    with pytest.raises(Refusal, match="try again") as caught:
+        await bench.broker.ack(bench.client_id, stored.idem, stored.block)
+    assert caught.value.reason is Reason.LIMIT
+    assert bench.broker.statistics().in_hand == 0
+
+
+async def test_a_lease_that_ended_is_claimed_again(bench: Bench) -> None:
+    _, stored = await bench.one_in_hand()
+    [held] = bench.broker._settling.in_hand.values()
+    await bench.store.release([held.lease])
+    results: list[str] = []
+    await bench.ack(stored, results)
+    assert results == ["done"]
