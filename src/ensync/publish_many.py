@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager
-from typing import TypeAlias
+from contextlib import asynccontextmanager
+from typing import TypeAlias, cast
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -105,6 +105,6 @@ class _Source:
 
     async def __aexit__(self, *_: object) -> None:
         # A generator of the user's is closed with the scope: nobody else could do it in time.
-        if isinstance(self._events, AsyncGenerator):
-            async with aclosing(self._events):
-                return
+        events: object = self._events
+        if isinstance(events, AsyncGenerator):
+            await cast("AsyncGenerator[OutgoingEvent, None]", events).aclose()

@@ -107,7 +107,7 @@ async def judge(policy: InvalidEventPolicy, error: EnSyncInvalidEventError) -> V
     Raises:
         EnSyncValidationError: A function answered something else than a verdict.
     """
-    if isinstance(policy, str):
+    if policy == "raise" or policy == "discard":  # noqa: PLR1714 - narrows the type
         return policy
     answer = policy(error)
     verdict = await answer if isinstance(answer, Awaitable) else answer

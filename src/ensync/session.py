@@ -273,6 +273,9 @@ class Session:
             EnSyncTimeoutError: There was none by the deadline.
             EnSyncConnectionError: There will be none.
         """
+        connection = self._connection
+        if connection is not None and not connection.is_lost:
+            return connection
         with anyio.CancelScope(deadline=deadline):
             while True:
                 if self._final_error is not None:
