@@ -19,7 +19,7 @@ BLOCK = re.compile(
 class Block(NamedTuple):
     """One code block.
 
-    ``publish`` and ``count`` come from a comment before it: so many events of this name
+    ``publish`` and ``events`` come from a comment before it: so many events of this name
     are published first, and the block has to settle them all.
     """
 
@@ -28,7 +28,7 @@ class Block(NamedTuple):
     language: str
     code: str
     publish: str
-    count: int
+    events: int
 
     @property
     def name(self) -> str:
@@ -58,7 +58,7 @@ def blocks_of(path: Path) -> Iterator[Block]:
             language=match["language"],
             code=match["code"],
             publish=match["name"] or "",
-            count=int(match["count"] or 0),
+            events=int(match["count"] or 0),
         )
 
 

@@ -132,7 +132,7 @@ async def _run_fragment(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
         _set_environment(monkeypatch, engine, app)
         with anyio.fail_after(LIMIT):
             async with ensync.connect() as client:
-                for number in range(block.count):
+                for number in range(block.events):
                     await client.publish(block.publish, [client.app_id], {"number": number})
                 await _until_settled(
                     block, {"anyio": anyio, "ensync": ensync, "client": client}, engine
@@ -154,17 +154,17 @@ async def _until_settled(block: Block, names: dict[str, Any], engine: LocalEngin
         return numbers.acknowledged + numbers.deferred + numbers.discarded
 
     async def stop_when_settled() -> None:
-        while settled() < block.count:  # noqa: ASYNC110 - an engine tells nobody
+        while settled() < block.events:  # noqa: ASYNC110 - an engine tells nobody
             await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
 
     async with anyio.create_task_group() as tasks:
-        if block.count:
+        if block.events:
             tasks.start_soon(stop_when_settled)
         await _execute(block, names)
-        if not block.count:
+        if not block.events:
             tasks.cancel_scope.cancel()
-    assert settled() >= block.count
+    assert settled() >= block.events
 
 
 async def _execute(block: Block, names: dict[str, Any]) -> None:
