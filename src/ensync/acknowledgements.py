@@ -102,20 +102,26 @@ class AcknowledgementPipeline:
             Whether there was any: the engine does not answer as it should.
         """
         late = [sent for sent in self._sent.values() if sent.deadline <= now]
-        for sent in late:
-            del self._sent[sent.pending]
-            sent.call.cancel()
-            self._waiting.append(sent.pending)
+        self._cancel(late)
+        self._waiting.extend(sent.pending for sent in late)
         self._pump()
         return bool(late)
+
+    def _cancel(self, given_up: list[_Sent]) -> None:
+        # Cancelling one may end the link, which answers all that are still sent.
+        for sent in given_up:
+            del self._sent[sent.pending]
+        for sent in given_up:
+            sent.call.cancel()
 
     def abandon(self, owner: Acknowledger) -> int:
         """Forgets a subscription's acknowledgements; returns how many were unconfirmed."""
         self._waiting = deque(pending for pending in self._waiting if pending.owner is not owner)
-        for sent in [s for s in self._sent.values() if s.pending.owner is owner]:
-            del self._sent[sent.pending]
-            sent.call.cancel()
-        return self._unconfirmed_of.pop(owner, 0)
+        self._cancel([sent for sent in self._sent.values() if sent.pending.owner is owner])
+        unconfirmed = self._unconfirmed_of.pop(owner, 0)
+        self._pump()
+        self._notify()
+        return unconfirmed
 
     def unconfirmed_of(self, owner: Acknowledger) -> int:
         return self._unconfirmed_of[owner]

@@ -172,8 +172,15 @@ class Intake:
             self._refuse_flood()
         self.notify()
 
+    def may_share_stream(self) -> None:
+        if self._held and self._stream is not None:
+            self._hold()
+            self._stream.release()
+
     def _hold(self) -> None:
-        if self._stream is not None and not self._stream.hold():
+        if self._stream is None or self._connection is None:
+            return
+        if self._connection.may_share_stream(self._event_name) or not self._stream.hold():
             self._engine_pause.want(True)
 
     def _release(self) -> None:

@@ -43,6 +43,9 @@ class Subscriber(Acknowledger, Protocol):
     async def restore_pause(self) -> None:
         """Pauses a new registration if the subscription is paused."""
 
+    def may_share_stream(self) -> None:
+        """From now on, events of other names may come on this subscription's stream."""
+
     def detached(self) -> None:
         """The stream is gone; another will come, or failed() will be called."""
 
@@ -197,10 +200,17 @@ class SubscriptionRegistry:
                 connection.live_link.subscribe, name, on_delivery, on_end
             )
             subscriber.attached(connection, stream)
+            self._registered(connection, name)
             return
         raise EnSyncTimeoutError(
             f"the engine did not register the subscription to {name!r} in time", event_name=name
         )
+
+    def _registered(self, connection: Connection, name: str) -> None:
+        connection.registered.add(name)
+        first = self._subscribers.get(connection.first_stream or "")
+        if first is not None and first.event_name != name:
+            first.may_share_stream()
 
     def _route(self, connection: Connection, stream_name: str, delivery: Delivery) -> None:
         connection.saw_delivery(stream_name, delivery.event_name)

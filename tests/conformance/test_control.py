@@ -116,15 +116,17 @@ async def test_an_event_in_hand_may_be_settled_while_paused(
 
 async def test_a_pause_outlives_the_link(target: Target, faults: Faults, event_name: str) -> None:
     reconnect = ensync.Reconnect(initial=0.01, maximum=0.01)
-    async with target.connect(reconnect=reconnect) as client:
-        async with client.subscribe(event_name) as subscription:
-            await subscription.pause()
-            faults.abort_connections()
-            await faults.wait_calls("pause", 2)
-            await client.publish(event_name, [client.app_id], 1)
-            assert not await comes_within(subscription, 0.05)
-            await subscription.resume()
-            assert (await take_one(subscription)).payload == 1
+    async with (
+        target.connect(reconnect=reconnect) as client,
+        client.subscribe(event_name) as subscription,
+    ):
+        await subscription.pause()
+        faults.abort_connections()
+        await faults.wait_calls("pause", 2)
+        await client.publish(event_name, [client.app_id], 1)
+        assert not await comes_within(subscription, 0.05)
+        await subscription.resume()
+        assert (await take_one(subscription)).payload == 1
 
 
 # Replay
@@ -212,7 +214,7 @@ async def test_unsubscribe_ends_every_loop(
                 tasks.start_soon(loop, "b")
                 await anyio.wait_all_tasks_blocked()
                 result = await subscription.unsubscribe()
-            assert (result.status, result.action) == ("success", "unsubscribed")
+                assert (result.status, result.action) == ("success", "unsubscribed")
             assert engine.statistics().subscriptions == 0
             # The name is free again, before the block is left.
             await client.publish(event_name, [client.app_id], 1)
@@ -249,8 +251,10 @@ async def test_a_refusal_is_raised_with_the_engines_words(
 async def test_a_call_that_is_never_answered_has_a_deadline(
     target: Target, faults: Faults, event_name: str, method: Any
 ) -> None:
-    async with target.connect(request_timeout=0.2, drain_timeout=0.2) as client:
-        async with client.subscribe(event_name) as subscription:
-            faults.drop_request(method)
-            with anyio.fail_after(PATIENCE), pytest.raises(ensync.EnSyncTimeoutError):
-                await CALLS[method](subscription)
+    async with (
+        target.connect(request_timeout=0.2, drain_timeout=0.2) as client,
+        client.subscribe(event_name) as subscription,
+    ):
+        faults.drop_request(method)
+        with anyio.fail_after(PATIENCE), pytest.raises(ensync.EnSyncTimeoutError):
+            await CALLS[method](subscription)

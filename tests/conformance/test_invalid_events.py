@@ -6,7 +6,7 @@ import base64
 import copy
 import json
 import pickle
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -82,14 +82,13 @@ async def bad_between_good(
     engine: LocalEngine,
     client: ensync.EnSyncClient,
     event_name: str,
-) -> AsyncIterator[None]:
+) -> None:
     payload, metadata = request.param(client.app_id)
     await client.publish(event_name, [client.app_id], "good 1")
     if metadata_can_not_travel(request):
         metadata = "[]"
     await put(engine, client.app_id, event_name, payload, metadata)
     await client.publish(event_name, [client.app_id], "good 2")
-    yield
 
 
 def metadata_can_not_travel(request: pytest.FixtureRequest) -> bool:
@@ -179,7 +178,10 @@ async def test_a_function_that_answers_nonsense_is_told_so(
     client: ensync.EnSyncClient, engine: LocalEngine, event_name: str
 ) -> None:
     await put(engine, client.app_id, event_name, *wrong_key(client.app_id))
-    nonsense: Any = lambda _error: "ignore"  # noqa: E731
+
+    def nonsense(_error: ensync.EnSyncInvalidEventError) -> Any:
+        return "ignore"
+
     async with client.subscribe(event_name, on_invalid=nonsense) as subscription:
         with pytest.raises(ensync.EnSyncValidationError, match="answer of on_invalid"):
             await good_ones(subscription)
@@ -209,6 +211,7 @@ async def test_the_error_travels_with_its_event(
         assert original is not None
         for copied in (pickle.loads(pickle.dumps(caught.value)), copy.deepcopy(caught.value)):
             assert (copied.code, copied.event_idem) == (caught.value.code, original.idem)
+            assert copied.event is not None
             assert copied.event.payload == original.payload
             with pytest.raises(ensync.EnSyncSubscriptionError, match="without its subscription"):
                 await copied.event.discard()

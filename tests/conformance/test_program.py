@@ -10,7 +10,7 @@ import pytest
 
 import ensync
 from ensync.server.local import LocalEngine
-from tests.conformance.harness import Target, address
+from tests.conformance.harness import Target, address, take_one
 
 pytestmark = pytest.mark.anyio
 
@@ -154,8 +154,7 @@ async def test_no_repr_shows_a_secret(target: Target, event_name: str) -> None:
         client.subscribe(event_name) as subscription,
     ):
         await client.publish(event_name, [client.app_id], "a payload in plain")
-        async for event in subscription:
-            shown = f"{engine!r} {client!r} {subscription!r} {event!r}"
-            break
-    for secret in (target.keys.app_key, target.keys.secret_key, "a payload in plain"):
-        assert secret not in shown
+        event = await take_one(subscription)
+        shown = f"{engine!r} {client!r} {subscription!r} {event!r}"
+        for secret in (target.keys.app_key, target.keys.secret_key, "a payload in plain"):
+            assert secret not in shown
