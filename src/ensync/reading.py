@@ -107,8 +107,8 @@ async def judge(policy: InvalidEventPolicy, error: EnSyncInvalidEventError) -> V
     Raises:
         EnSyncValidationError: A function answered something else than a verdict.
     """
-    if policy == "raise" or policy == "discard":  # noqa: PLR1714 - narrows the type
-        return policy
+    if isinstance(policy, str):
+        return "discard" if policy == "discard" else "raise"
     answer = policy(error)
     verdict = await answer if isinstance(answer, Awaitable) else answer
     check_choice("the answer of on_invalid", verdict, ("raise", "discard", "defer"))
