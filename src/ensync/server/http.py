@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple, TypeAlias
@@ -12,6 +13,8 @@ from anyio.abc import SocketAttribute, SocketListener, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 __all__ = ["Handler", "HttpError", "JsonRequest", "port_of", "serve_json"]
+
+logger = logging.getLogger("ensync")
 
 _MAX_HEAD = 16 * 1024
 _MAX_BODY = 256 * 1024
@@ -64,6 +67,9 @@ async def _answer(stream: SocketStream, handler: Handler) -> bytes:
         return _response(HTTPStatus.OK, await handler(request))
     except HttpError as error:
         return _response(error.status, {"error": str(error)})
+    except Exception:  # one request's failure must not end the engine
+        logger.exception("an admin request failed")
+        return _response(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error"})
 
 
 async def _read(stream: BufferedByteReceiveStream) -> JsonRequest:

@@ -1,0 +1,189 @@
+"""The admin endpoint: who may ask, and what it makes of nonsense."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+from urllib.parse import quote, urlsplit
+
+import anyio
+import pytest
+from anyio.abc import SocketListener
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import ensync
+from ensync.errors import EnSyncGenericError
+from ensync.server.admin import AdminEndpoint, open_admin
+from ensync.server.http import Handler, JsonRequest, port_of, serve_json
+from ensync.server.local import LocalEngine
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[tuple[LocalEngine, AdminEndpoint]]:
+    async with LocalEngine() as engine, open_admin(engine) as admin:
+        yield engine, admin
+
+
+async def talk(port: int, sent: bytes) -> bytes:
+    """What is answered to these bytes, until the other side closes."""
+    received = b""
+    with anyio.fail_after(10):
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(sent)
+            await stream.send_eof()
+            try:
+                async for chunk in stream:
+                    received += chunk
+            except anyio.BrokenResourceError:
+                return received  # closed without having read all
+    return received
+
+
+async def ask(
+    admin: AdminEndpoint, method: str, path: str, body: object = None, headers: str = ""
+) -> tuple[int, Any]:
+    parts = urlsplit(admin.url)
+    content = b"" if body is None else json.dumps(body).encode()
+    target = path if path.startswith("//") else f"{parts.path}/{path}"
+    head = (
+        f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n{headers}\r\n"
+    )
+    assert parts.port is not None
+    answer = await talk(parts.port, head.encode() + content)
+    first, _, rest = answer.partition(b"\r\n")
+    return int(first.split()[1]), json.loads(rest.partition(b"\r\n\r\n")[2])
+
+
+async def test_status_tells_queues_and_clients() -> None:
+    async with running() as (engine, admin):
+        app = engine.create_app("shop")
+        async with ensync.connect(
+            engine.url, app_key=app.app_key, app_secret_key=app.secret_key
+        ) as client:
+            await client.publish("a", [client.app_id], 1)
+            async with client.subscribe("b") as subscription:
+                await subscription.pause()
+                code, status = await ask(admin, "GET", "status")
+    assert code == 200
+    (queue,) = status["queues"]
+    assert (queue["app"], queue["event_name"], queue["waiting"]) == ("shop", "a", 1)
+    (shown,) = status["clients"]
+    assert shown["app"] == "shop"
+    assert shown["subscriptions"] == [{"event_name": "b", "paused": True}]
+    assert status["statistics"]["published"] == 1
+    assert app.app_key not in json.dumps(status)
+
+
+async def test_apps_are_made_rotated_and_removed() -> None:
+    async with running() as (engine, admin):
+        code, made = await ask(admin, "POST", "apps", {"name": "shop", "send": ["x"]})
+        assert code == 200
+        record = engine.apps.get(made["app_id"])
+        assert record is not None
+        assert (record.send, record.receive) == (frozenset({"x"}), frozenset({"*"}))
+        code, rotated = await ask(admin, "POST", f"rotate/{quote(made['app_id'], safe='')}")
+        assert code == 200
+        assert engine.apps.authenticate(made["app_key"]) is None
+        assert engine.apps.authenticate(rotated["app_key"]) == engine.apps.get(made["app_id"])
+        code, _ = await ask(admin, "DELETE", f"apps/{quote(made['app_id'], safe='')}")
+        assert code == 200
+        assert engine.apps.list() == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers", "code", "text"),
+    [
+        ("GET", "//wrong/status", None, "", 403, "wrong token"),
+        ("GET", "//", None, "", 403, "wrong token"),
+        ("GET", "status", None, "Origin: http://example.org\r\n", 403, "not for browsers"),
+        ("GET", "", None, "", 404, "no such request"),
+        ("PUT", "status", None, "", 404, "no such request"),
+        ("POST", "apps", None, "", 400, "an app is a JSON object"),
+        ("POST", "apps", {"name": ""}, "", 400, "name must have"),
+        ("POST", "apps", {"name": 7}, "", 400, "name must be a str"),
+        ("POST", "apps", {"name": "x", "send": "all"}, "", 400, "send must be a list"),
+        ("POST", "apps", {"name": "x", "send": [1]}, "", 400, "a name in send must be a str"),
+        ("POST", "rotate/nobody", None, "", 400, "there is no app"),
+        ("DELETE", "apps/nobody", None, "", 400, "there is no app"),
+    ],
+)
+async def test_what_is_wrong_is_refused(
+    method: str, path: str, body: object, headers: str, code: int, text: str
+) -> None:
+    async with running() as (engine, admin):
+        answered, answer = await ask(admin, method, path, body, headers)
+        assert (answered, engine.apps.list()) == (code, [])
+    assert text in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"", 400),
+        (b"\x00\xff\r\n\r\n", 400),
+        (b"GET /\r\n\r\n", 400),
+        (b"GET " + b"x" * 20_000, 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n{}", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{]", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nContent-Length: 999999999999\r\n\r\n", 413),
+    ],
+)
+async def test_what_is_not_a_request_is_answered_too(sent: bytes, code: int) -> None:
+    async with running() as (_, admin):
+        port = urlsplit(admin.url).port
+        assert port is not None
+        answer = await talk(port, sent)
+        assert answer.startswith(f"HTTP/1.1 {code} ".encode())
+        assert (await ask(admin, "GET", "apps"))[0] == 200
+
+
+@asynccontextmanager
+async def serving(handler: Handler) -> AsyncIterator[int]:
+    listeners = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    listener = cast("SocketListener", listeners.listeners[0])
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(serve_json, listener, handler)
+        yield port_of(listener)
+        tasks.cancel_scope.cancel()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@given(sent=st.binary(max_size=200))
+async def test_no_bytes_end_it(sent: bytes) -> None:
+    async def answer(_request: JsonRequest) -> object:
+        return "fine"
+
+    async with serving(answer) as port:
+        await talk(port, sent)
+        last = await talk(port, b"GET / HTTP/1.1\r\n\r\n")
+    assert last.endswith(b'"fine"')
+
+
+async def test_a_failure_inside_is_logged_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(_request: JsonRequest) -> object:
+        raise RuntimeError("inside")
+
+    async with serving(fail) as port:
+        for _ in range(2):
+            answer = await talk(port, b"GET / HTTP/1.1\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 500 ")
+            assert b"inside" not in answer
+    assert len(caplog.records) == 2
+
+
+async def test_a_port_in_use_is_said() -> None:
+    async with running() as (engine, admin):
+        port = urlsplit(admin.url).port
+        assert port is not None
+        with pytest.raises(EnSyncGenericError, match=r"can't listen on 127\.0\.0\.1"):
+            async with open_admin(engine, port):
+                pytest.fail("two listen on one port")
