@@ -1,0 +1,22 @@
+"""An engine in a process of its own: ``python killable_engine.py DATA_FILE BACKEND``.
+
+Says its URL in its first line.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import anyio
+
+from ensync.server.local import LocalEngine
+
+
+async def main(data: str) -> None:
+    async with LocalEngine(data=data) as engine:
+        print(engine.url, flush=True)
+        await anyio.sleep_forever()
+
+
+if __name__ == "__main__":
+    anyio.run(main, sys.argv[1], backend=sys.argv[2])
