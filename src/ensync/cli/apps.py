@@ -46,11 +46,12 @@ def create(
     data: DataOption = None,
     admin_url: AdminOption = None,
     send: Annotated[
-        list[str] | None, typer.Option(help="An event name it may publish; again for more. [all]")
+        list[str] | None,
+        typer.Option(help="An event name it may publish; again for more. Else: all."),
     ] = None,
     receive: Annotated[
         list[str] | None,
-        typer.Option(help="An event name it may subscribe to; again for more. [all]"),
+        typer.Option(help="An event name it may subscribe to; again for more. Else: all."),
     ] = None,
     json: JsonOption = False,
 ) -> None:

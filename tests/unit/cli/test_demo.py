@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from ensync.address import TransportName
 from ensync.cli.demo import Demo, DemoError
 from ensync.server.local import LocalEngine
 from ensync.testing import Faults
-from tests.unit.cli.command import run_command
+from tests.unit.cli.command import run_command, started_command, stop
 
 TRANSPORTS: list[TransportName] = ["grpc", "websocket"]
 
@@ -75,3 +76,15 @@ def test_a_wrong_number_of_events_is_a_mistake_of_the_user() -> None:
     done = run_command("demo", "--events", "0")
     assert done.returncode == 2
     assert "--events" in done.stderr
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_interrupt_ends_it_without_a_traceback(backend: str) -> None:
+    with started_command("demo", "--events", "1000000", "--backend", backend) as demo:
+        assert demo.stderr is not None
+        demo.stderr.readline()
+        assert "published" in demo.stderr.readline()
+        _, told = stop(demo, signal.SIGINT)
+    assert demo.returncode == 130
+    assert told.endswith("error: interrupted\n")
+    assert "Traceback" not in told

@@ -154,3 +154,20 @@ def test_settings_that_are_missing_are_named(tmp_path: Path) -> None:
     done = run_command("publish", "n", "1", "--to", "self", directory=tmp_path)
     assert done.returncode == 2
     assert "ENSYNC_URL is missing: give --url" in done.stderr
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["pretty", "json"])
+def test_a_reader_that_goes_away_ends_it_without_a_traceback(
+    engine: Served, form: list[str]
+) -> None:
+    lines = "\n".join(str(number) for number in range(200))
+    engine.run("publish", "piped", "--to", "self", standard_input=lines)
+    with started_command("subscribe", "piped", *form, variables=engine.variables) as subscriber:
+        assert subscriber.stdout is not None
+        assert subscriber.stderr is not None
+        subscriber.stdout.readline()
+        subscriber.stdout.close()
+        subscriber.stderr.readline()
+        engine.run("publish", "piped", '"one more"', "--to", "self")
+        assert subscriber.wait(20) == 1
+        assert "Traceback" not in subscriber.stderr.read()
