@@ -6,9 +6,11 @@ import signal
 from typing import Any
 
 import pytest
+import typer
 
 from ensync.address import TransportName
 from ensync.cli.demo import Demo, DemoError
+from ensync.cli.running import run_async
 from ensync.server.local import LocalEngine
 from ensync.testing import Faults
 from tests.unit.cli.command import run_command, started_command, stop
@@ -88,3 +90,16 @@ def test_an_interrupt_ends_it_without_a_traceback(backend: str) -> None:
     assert demo.returncode == 130
     assert told.endswith("error: interrupted\n")
     assert "Traceback" not in told
+
+
+def test_without_trio_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def never() -> None:
+        raise AssertionError("it was started")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if "trio" in name else name)
+    with pytest.raises(typer.Exit) as ended:
+        run_async(never, "trio")
+    assert ended.value.exit_code == 2
+    assert "pip install 'ensync[trio]'" in capsys.readouterr().err
