@@ -98,7 +98,6 @@ async def test_leaving_when_the_engine_is_gone(
             await publish_all(client, event_name, range(3))
             await take_one(subscription)
             faults.freeze_connections()
-    assert await unsettled(target, event_name) == [0, 1, 2]
 
 
 async def test_leaving_in_the_middle_of_a_back_off(
@@ -167,6 +166,8 @@ INTERRUPTED = """
                 await client.publish("orders", [client.app_id], 1)
                 async with client.subscribe("orders") as subscription:
                     async for event in subscription:
+                        await event.ack()
+                        await anyio.wait_all_tasks_blocked()
                         print("ready", flush=True)
 
     try:

@@ -64,6 +64,9 @@ class GrpcConnection:
         connection = cls(address)
         protocol = await _open_protocol(connection, address, side, tls, http2)
         connection._protocol = protocol
+        if connection.lost:
+            # What speaks first may have been found to be no engine before this was known.
+            protocol.abort()
         if http2 == "grpclib":
             connection._wire = PlainWire(connection, side, FixedChannel(address, protocol, tls))
         else:
