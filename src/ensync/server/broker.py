@@ -14,6 +14,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+import anyio
+
 from ensync.server.apps import AppRecord, AppRegistry
 from ensync.server.clients import Clients, ConnectedClient
 from ensync.server.consumer import Consumer, Credit, EndReason
@@ -203,12 +205,14 @@ class Broker:
         previous = client.consumers.get(event_name)
         consumer = self._new_consumer(client, event_name)
         client.consumers[event_name] = consumer
-        if previous is not None:
-            await previous.end(EndReason.REPLACED)
-        lane = await self._store.lane(QueueKey(client.app_id, event_name))
-        consumer.use(lane)
-        if consumer.end_reason is not None:
-            await lane.close()
+        try:
+            if previous is not None:
+                await previous.end(EndReason.REPLACED)
+            await self._open_lane(consumer, QueueKey(client.app_id, event_name))
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await consumer.close()
+            raise
         return consumer
 
     async def unsubscribe(self, client_id: str, event_name: str) -> None:
@@ -343,6 +347,12 @@ class Broker:
             self._limits.credit,
             self._delivered,
         )
+
+    async def _open_lane(self, consumer: Consumer, queue: QueueKey) -> None:
+        lane = await self._store.lane(queue)
+        consumer.use(lane)
+        if consumer.end_reason is not None:
+            await lane.close()
 
     def _consumer_of(self, client: ConnectedClient, event_name: str) -> Consumer:
         require_event_name(event_name)

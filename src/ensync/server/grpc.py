@@ -87,6 +87,7 @@ class GrpcDoor:
         self._handlers = GrpcMethods(broker)
         self._streams = _event_streams(broker, hooks, options)
         self._server: Any = None
+        self._is_closing = False
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         """Starts to accept connections."""
@@ -101,6 +102,7 @@ class GrpcDoor:
 
         The broker is to be shut down first, which ends the subscriptions.
         """
+        self._is_closing = True
         self._server.close()
         for connection in self.connections:
             connection.go_away()
@@ -117,7 +119,7 @@ class GrpcDoor:
     # What connections call
 
     def opened(self, connection: GrpcConnection) -> bool:
-        if len(self.connections) >= self.limits.connections or not self._server.is_serving():
+        if self._is_closing or len(self.connections) >= self.limits.connections:
             return False
         self.connections.add(connection)
         return True

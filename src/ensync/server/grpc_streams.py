@@ -13,7 +13,7 @@ from ensync.server.broker import Broker
 from ensync.server.consumer import Consumer, EndReason
 from ensync.server.grpc_methods import to_message
 from ensync.server.hooks import DoorCall, DoorHooks
-from ensync.server.http2 import GrpcCall
+from ensync.server.http2 import CallFailed, GrpcCall
 
 __all__ = ["EventStreams", "OneStreamForAll", "StreamForEach"]
 
@@ -67,7 +67,7 @@ class StreamForEach(EventStreams):
         consumer = await self._broker.subscribe(door_call.client_id, door_call.event_name)
         try:
             await self._begin(call, door_call)
-            await self._send_events(consumer, call, door_call, anyio.Lock())
+            await self._send_events(consumer, call, door_call, anyio.Lock(fast_acquire=True))
         finally:
             await _close(consumer)
         await _finish(call, consumer.end_reason)
@@ -106,23 +106,32 @@ class OneStreamForAll(EventStreams):
         await _finish(call, carrier.end_reason)
 
     async def _register_only(self, carrier: _Carrier, call: GrpcCall, door_call: DoorCall) -> None:
+        pump = carrier.pumps.get(door_call.event_name)
+        if pump is not None:
+            await self._stay_beside(pump, call, door_call)
+            return
         pump = await self._register(carrier, door_call)
+        try:
+            await self._stay_beside(pump, call, door_call)
+        finally:
+            if not self._end_later_calls:
+                await _close(pump.consumer)
+
+    async def _stay_beside(self, pump: _Pump, call: GrpcCall, door_call: DoorCall) -> None:
         await self._begin(call, door_call)
         if self._end_later_calls:
             await call.finish()
             return
-        try:
-            await pump.ended.wait()
-        finally:
-            await _close(pump.consumer)
+        await pump.ended.wait()
         await _finish(call, pump.consumer.end_reason)
 
     async def _register(self, carrier: _Carrier, door_call: DoorCall) -> _Pump:
-        pump = carrier.pumps.get(door_call.event_name)
-        if pump is None:
-            consumer = await self._broker.subscribe(door_call.client_id, door_call.event_name)
-            pump = carrier.pumps[door_call.event_name] = _Pump(consumer)
-            carrier.tasks.start_soon(self._pump, carrier, pump, door_call)
+        consumer = await self._broker.subscribe(door_call.client_id, door_call.event_name)
+        if self._carriers.get(door_call.client_id) is not carrier:
+            await _close(consumer)
+            raise CallFailed(Status.UNAVAILABLE, "the client's first stream has just ended")
+        pump = carrier.pumps[door_call.event_name] = _Pump(consumer)
+        carrier.tasks.start_soon(self._pump, carrier, pump, door_call)
         return pump
 
     async def _pump(self, carrier: _Carrier, pump: _Pump, door_call: DoorCall) -> None:
@@ -147,13 +156,14 @@ class _Carrier:
     def __init__(self, call: GrpcCall, tasks: TaskGroup) -> None:
         self.call = call
         self.tasks = tasks
-        self.writing = anyio.Lock()
+        self.writing = anyio.Lock(fast_acquire=True)
         self.pumps: dict[str, _Pump] = {}
         self.empty = anyio.Event()
         self.end_reason: EndReason | None = None
 
     def ended(self, pump: _Pump) -> None:
-        del self.pumps[pump.consumer.event_name]
+        if self.pumps.get(pump.consumer.event_name) is pump:
+            del self.pumps[pump.consumer.event_name]
         pump.ended.set()
         if not self.pumps:
             self.end_reason = pump.consumer.end_reason

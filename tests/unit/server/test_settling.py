@@ -9,10 +9,10 @@ import pytest
 
 from ensync.server.apps import AppRegistry
 from ensync.server.broker import Broker, Publication
-from ensync.server.consumer import Consumer
+from ensync.server.consumer import Consumer, EndReason
 from ensync.server.memory import MemoryStore
 from ensync.server.refusal import Reason, Refusal
-from ensync.server.store import Found, Lease, Settled, StoredEvent
+from ensync.server.store import Found, Lane, Lease, QueueKey, Settled, StoredEvent
 from tests.unit.server.brokers import NAME, envelope, settle_down, take, take_what_is_there
 
 pytestmark = pytest.mark.anyio
@@ -48,8 +48,8 @@ class SlowStore(MemoryStore):
 
 
 class Bench:
-    def __init__(self) -> None:
-        self.store = SlowStore()
+    def __init__(self, store: SlowStore | None = None) -> None:
+        self.store = SlowStore() if store is None else store
         apps = AppRegistry()
         self.app = apps.create("app")
         self.broker = Broker(self.store, apps)
@@ -174,3 +174,41 @@ async def test_a_lease_that_ended_is_claimed_again(bench: Bench) -> None:
     results: list[str] = []
     await bench.ack(stored, results)
     assert results == ["done"]
+
+
+class UnreachableStore(SlowStore):
+    async def lane(self, queue: QueueKey) -> Lane:
+        await self._pass()
+        return await super().lane(queue)
+
+
+async def test_a_subscription_that_fails_leaves_nothing() -> None:
+    store = UnreachableStore()
+    bench = Bench(store)
+    store.failure = OSError("unreachable")
+    with pytest.raises(OSError, match="unreachable"):
+        await bench.broker.subscribe(bench.client_id, NAME)
+    assert bench.broker.statistics().subscriptions == 0
+    store.gate = anyio.Event()
+    with anyio.move_on_after(0):
+        await bench.broker.subscribe(bench.client_id, NAME)
+    assert bench.broker.statistics().subscriptions == 0
+
+
+async def test_a_client_that_goes_while_it_subscribes() -> None:
+    store = UnreachableStore()
+    bench = Bench(store)
+    store.gate = anyio.Event()
+    consumers: list[Consumer] = []
+
+    async def subscribe() -> None:
+        consumers.append(await bench.broker.subscribe(bench.client_id, NAME))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(subscribe)
+        await settle_down()
+        await bench.broker.connection_closed("connection")
+        store.gate.set()
+    assert consumers[0].end_reason is EndReason.CLIENT_GONE
+    assert await consumers[0].take() == []
+    assert not store._queues
