@@ -85,7 +85,7 @@ class SqliteStore(Store):
         file: SqliteFile,
         *,
         retention: Retention = _DEFAULT_RETENTION,
-        new_idem: Callable[[], str] = lambda: secrets.token_hex(16),
+        new_idem: Callable[[], str] = lambda: _ordered_idem(time.time_ns() // 1_000_000),
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._file = file
@@ -371,6 +371,12 @@ class _SqliteLane(Lane):
         if not self._closed:
             self._closed = True
             self._store.close_window(self._window)
+
+
+def _ordered_idem(now_ms: int) -> str:
+    # Ids that are made together are beside each other in the index, so that a commit
+    # writes few of its pages. 80 of the 128 bits are random.
+    return f"{now_ms:012x}{secrets.token_hex(10)}"
 
 
 def _with_settled(counts: QueueCounts, state: EventState, number: int) -> QueueCounts:

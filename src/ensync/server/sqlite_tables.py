@@ -268,16 +268,18 @@ class Tables:
     def count_open(self) -> list[tuple[QueueKey, int, int]]:
         """How many events of each queue are not deferred, and are deferred."""
         rows = self._execute(
-            "SELECT q.app_id, q.event_name, sum(o.due_ms = 0), sum(o.due_ms > 0)"
-            " FROM open_events o JOIN queues q ON q.id = o.queue GROUP BY o.queue"
+            "SELECT q.app_id, q.event_name, c.events - c.deferred, c.deferred FROM ("
+            "SELECT queue, count(*) AS events, sum(due_ms > 0) AS deferred FROM open_events"
+            " GROUP BY queue) c JOIN queues q ON q.id = c.queue"
         )
         return [(QueueKey(app_id, name), ready, deferred) for app_id, name, ready, deferred in rows]
 
     def count_settled(self) -> list[tuple[QueueKey, EventState, int]]:
         """How many settled events of each queue are kept, by what became of them."""
         rows = self._execute(
-            "SELECT q.app_id, q.event_name, s.state, count(*) FROM settled_events s"
-            " JOIN queues q ON q.id = s.queue GROUP BY s.queue, s.state"
+            "SELECT q.app_id, q.event_name, c.state, c.events FROM ("
+            "SELECT queue, state, count(*) AS events FROM settled_events"
+            " GROUP BY queue, state) c JOIN queues q ON q.id = c.queue"
         )
         return [(QueueKey(app_id, name), EventState(state), n) for app_id, name, state, n in rows]
 
