@@ -50,6 +50,7 @@ class Intake:
         self._session = session
         self._event_name = event_name
         self._buffer_size = buffer_size
+        self._buffered = 0
         self._send, self._receive = anyio.create_memory_object_stream[Arrived](float("inf"))
         self._ledger = DeliveryLedger()
         self._taken: dict[EventKey, Arrived] = {}
@@ -156,15 +157,15 @@ class Intake:
 
     @property
     def buffered(self) -> int:
-        return self._receive.statistics().current_buffer_used
+        return self._buffered
 
     @property
     def in_hand(self) -> int:
         return self._ledger.count(Place.IN_HAND)
 
     def _buffer(self, arrived: Arrived) -> None:
-        self._send.send_nowait(arrived)
-        used = self.buffered
+        self._put(arrived)
+        used = self._buffered
         if used >= self._buffer_size and not self._held:
             self._held = True
             self._hold()
@@ -176,6 +177,10 @@ class Intake:
         if self._held and self._stream is not None:
             self._hold()
             self._stream.release()
+
+    def _put(self, arrived: Arrived) -> None:
+        self._send.send_nowait(arrived)
+        self._buffered += 1
 
     def _hold(self) -> None:
         if self._stream is None or self._connection is None:
@@ -232,7 +237,8 @@ class Intake:
             return None
         self._ledger.move(arrived.key, Place.IN_HAND)
         self._taken[arrived.key] = arrived
-        if self._held and self.buffered <= self._buffer_size // 2:
+        self._buffered -= 1
+        if self._held and self._buffered <= self._buffer_size // 2:
             self._release()
         return arrived
 
@@ -290,7 +296,7 @@ class Intake:
             return
         arrived = self._taken.pop(key)
         self._ledger.move(key, Place.BUFFERED)
-        self._send.send_nowait(Arrived(arrived.delivery, redelivered=True))
+        self._put(Arrived(arrived.delivery, redelivered=True))
         self.notify()
 
     @property

@@ -228,21 +228,23 @@ class _NotGrpc(Exception):
 
 
 class _CallExchange(_Exchange):
-    __slots__ = ("_body", "_call", "_owed")
+    __slots__ = ("_call", "_chunks", "_owed", "_size")
 
     def __init__(self, wire: DirectWire, call: UnaryCall) -> None:
         super().__init__(wire)
         self._call = call
-        self._body = b""
+        self._chunks: list[bytes] = []
+        self._size = 0
         self._owed = 0
 
     def leaves(self) -> None:
         self._call.leaves()
 
     def add(self, data: bytes, ack_size: int) -> None:
-        self._body = self._body + data if self._body else data
+        self._chunks.append(data)
+        self._size += len(data)
         self._owed += ack_size
-        if len(self._body) > _MAX_MESSAGE:
+        if self._size > _MAX_MESSAGE:
             self.reset()
             self._call.finish(self.wire.owner.wrong("sent a reply that is far too large"))
         elif self._owed > _LONG_REPLY:
@@ -264,7 +266,7 @@ class _CallExchange(_Exchange):
             refusal = self.status()
             if refusal is not None:
                 return refusal
-            return decoder(self._call.reply_type)(_only_message(self._body))
+            return decoder(self._call.reply_type)(_only_message(b"".join(self._chunks)))
         except Exception as error:  # noqa: BLE001 - whatever the bytes make the codec raise
             return owner.translate(error)
 
@@ -285,7 +287,7 @@ class _StreamExchange(_Exchange):
         super().__init__(wire)
         self._stream = stream
         self._decode = decoder(stream.message_type)
-        self._buffer = b""
+        self._buffer = bytearray()
         self._credited = 0  # bytes of the buffer that the engine may replace already
         self._held = False
         self._is_reading = False
@@ -296,7 +298,7 @@ class _StreamExchange(_Exchange):
         return _Opened(self._stream)
 
     def add(self, data: bytes, ack_size: int) -> None:
-        self._buffer = self._buffer + data if self._buffer else data
+        self._buffer += data
         self.wire.credit(self, ack_size - len(data))
         self._read()
 
@@ -313,7 +315,7 @@ class _StreamExchange(_Exchange):
 
     def reset(self) -> None:
         super().reset()
-        unread, self._buffer = len(self._buffer) - self._credited, b""
+        unread, self._buffer = len(self._buffer) - self._credited, bytearray()
         self._credited = 0
         self.wire.credit(self, unread)
 
@@ -325,7 +327,7 @@ class _StreamExchange(_Exchange):
                 stop = _end_of_message(buffer, position)
                 if stop is None:
                     break
-                message = self._decode(buffer[position + _PREFIX : stop])
+                message = self._decode(bytes(buffer[position + _PREFIX : stop]))
                 position = stop
                 self._stream.on_message(message)
         except Exception as error:  # noqa: BLE001 - whatever the bytes make the codec raise
@@ -336,7 +338,7 @@ class _StreamExchange(_Exchange):
             self._is_reading = False
         if self._stream.ended:
             return
-        self._buffer = buffer[position:] if position else buffer
+        del buffer[:position]
         self._credit_read(position)
 
     def _credit_read(self, size: int) -> None:
@@ -378,7 +380,7 @@ class _Opened:
         self._stream.on_open()
 
 
-def _end_of_message(buffer: bytes, position: int) -> int | None:
+def _end_of_message(buffer: bytearray, position: int) -> int | None:
     start = position + _PREFIX
     if len(buffer) < start:
         return None
