@@ -1,0 +1,234 @@
+"""The pipeline of acknowledgements, over a link that does as it is told."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from ensync.acknowledgements import MAX_IN_FLIGHT, AcknowledgementPipeline, means_done
+from ensync.errors import EnSyncConnectionError, EnSyncError
+from ensync.ledger import EventKey
+from ensync.transports.base import (
+    Acknowledge,
+    Call,
+    DeliveryCallback,
+    EndCallback,
+    Identity,
+    Link,
+    Outcome,
+    ReplyCallback,
+    Request,
+    Stream,
+)
+
+pytestmark = [pytest.mark.anyio, pytest.mark.mock_clock]
+
+DONE = Outcome(True)
+LOST = EnSyncConnectionError("the link was lost")
+
+
+class SentCall(Call):
+    def __init__(self, link: ScriptedLink, request: Request, on_reply: ReplyCallback) -> None:
+        self.sent = True
+        self.link, self.request, self.on_reply = link, request, on_reply
+
+    def cancel(self) -> None:
+        if self in self.link.calls:
+            self.link.calls.remove(self)
+            if self.link.cancelling_ends_it:
+                self.link.answer_all(LOST)
+
+
+class ScriptedLink(Link):
+    """Keeps what is sent until it is told to answer."""
+
+    def __init__(self, *, cancelling_ends_it: bool = False) -> None:
+        self.calls: list[SentCall] = []
+        self.cancelling_ends_it = cancelling_ends_it
+
+    @property
+    def idems(self) -> list[str]:
+        requests = [call.request for call in self.calls]
+        return [request.idem for request in requests if isinstance(request, Acknowledge)]
+
+    def send(self, request: Request, on_reply: ReplyCallback) -> Call:
+        call = SentCall(self, request, on_reply)
+        self.calls.append(call)
+        return call
+
+    def answer(self, answer: Outcome | EnSyncError) -> None:
+        self.calls.pop(0).on_reply(answer)
+
+    def answer_all(self, answer: Outcome | EnSyncError) -> None:
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call.on_reply(answer)
+
+    async def authenticate(self, app_key: str) -> Identity:
+        raise NotImplementedError
+
+    async def subscribe(
+        self, event_name: str, on_delivery: DeliveryCallback, on_end: EndCallback
+    ) -> Stream:
+        raise NotImplementedError
+
+    def abort(self, error: EnSyncConnectionError) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        raise NotImplementedError
+
+
+class Owner:
+    """A subscription that notes what it is told."""
+
+    event_name = "orders"
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.refused: list[tuple[str, str]] = []
+
+    def acknowledged(self, key: EventKey) -> None:
+        self.done.append(key.idem)
+
+    def acknowledgement_refused(self, key: EventKey, reason: str) -> None:
+        self.refused.append((key.idem, reason))
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.unknown: list[str] = []
+        self.pipeline = AcknowledgementPipeline(timeout=30, session_unknown=self.unknown.append)
+        self.owner = Owner()
+
+    def add(self, *idems: str, owner: Owner | None = None) -> None:
+        for idem in idems:
+            self.pipeline.add(owner or self.owner, EventKey(idem, 0))
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def test_confirmed(bench: Bench) -> None:
+    link = ScriptedLink()
+    bench.pipeline.attach(link)
+    bench.add("a", "b")
+    assert link.idems == ["a", "b"]
+    link.answer_all(DONE)
+    assert bench.owner.done == ["a", "b"]
+    assert bench.pipeline.unconfirmed == bench.pipeline.unconfirmed_of(bench.owner) == 0
+
+
+async def test_refused_and_already(bench: Bench) -> None:
+    link = ScriptedLink()
+    bench.pipeline.attach(link)
+    bench.add("a", "b")
+    link.answer(Outcome(False, "not yours"))
+    link.answer(Outcome(False, "it is ALREADY settled"))
+    assert bench.owner.refused == [("a", "not yours")]
+    assert bench.owner.done == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("message", "done"),
+    [("already settled", True), ("Duplicate", True), ("was acknowledged", True), ("no", False)],
+)
+async def test_what_means_done(message: str, done: bool) -> None:
+    assert means_done(Outcome(False, message)) is done
+    assert means_done(Outcome(True, message))
+
+
+async def test_without_a_link_they_wait_for_one(bench: Bench) -> None:
+    bench.add("a", "b")
+    link = ScriptedLink()
+    bench.pipeline.attach(link)
+    assert link.idems == ["a", "b"]
+
+
+async def test_after_a_lost_link_they_are_sent_again_in_order(bench: Bench) -> None:
+    first, second = ScriptedLink(), ScriptedLink()
+    bench.pipeline.attach(first)
+    bench.add("a", "b", "c")
+    first.answer(DONE)
+    bench.pipeline.detach()
+    assert first.calls == []
+    bench.add("d")
+    bench.pipeline.attach(second)
+    assert second.idems == ["b", "c", "d"]
+    second.answer_all(DONE)
+    assert bench.owner.done == ["a", "b", "c", "d"]
+
+
+async def test_a_bounded_number_is_on_the_wire(bench: Bench) -> None:
+    link = ScriptedLink()
+    bench.pipeline.attach(link)
+    bench.add(*(str(n) for n in range(MAX_IN_FLIGHT + 5)))
+    assert len(link.calls) == MAX_IN_FLIGHT
+    link.answer(DONE)
+    assert len(link.calls) == MAX_IN_FLIGHT
+    assert link.idems[-1] == str(MAX_IN_FLIGHT)
+
+
+@pytest.mark.parametrize("cancelling_ends_it", [False, True])
+async def test_what_has_no_answer_in_time_is_sent_again(
+    bench: Bench, cancelling_ends_it: bool
+) -> None:
+    link = ScriptedLink(cancelling_ends_it=cancelling_ends_it)
+    bench.pipeline.attach(link)
+    bench.add("a", "b")
+    await anyio.sleep(29)
+    assert not bench.pipeline.expire(anyio.current_time())
+    bench.add("c")
+    await anyio.sleep(1)
+    assert bench.pipeline.expire(anyio.current_time())
+    assert sorted(link.idems) == ["a", "b", "c"]
+    link.answer_all(DONE)
+    assert sorted(bench.owner.done) == ["a", "b", "c"]
+    assert bench.pipeline.unconfirmed == 0
+
+
+@pytest.mark.parametrize("cancelling_ends_it", [False, True])
+async def test_abandoning_forgets_one_owners_only(bench: Bench, cancelling_ends_it: bool) -> None:
+    link, other = ScriptedLink(cancelling_ends_it=cancelling_ends_it), Owner()
+    bench.pipeline.attach(link)
+    bench.add("a", "b")
+    bench.add("c", owner=other)
+    assert bench.pipeline.abandon(bench.owner) == 2
+    assert bench.pipeline.unconfirmed == bench.pipeline.unconfirmed_of(other) == 1
+    link.answer_all(DONE)
+    assert (bench.owner.done, other.done) == ([], ["c"])
+
+
+async def test_a_client_that_the_engine_forgot(bench: Bench) -> None:
+    link = ScriptedLink()
+    bench.pipeline.attach(link)
+    bench.add("a")
+    link.answer(Outcome(False, "unknown client", unauthenticated=True))
+    assert bench.unknown == ["unknown client"]
+    assert bench.pipeline.unconfirmed == 1
+
+
+async def test_waiting_for_room_ends_when_another_subscription_is_left(bench: Bench) -> None:
+    other = Owner()
+    bench.add(*(str(n) for n in range(1024)), owner=other)
+    assert bench.pipeline.crowded
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.pipeline.wait_for_room)
+        await anyio.wait_all_tasks_blocked()
+        bench.pipeline.abandon(other)
+
+
+async def test_waiting_until_confirmed(bench: Bench) -> None:
+    link = ScriptedLink()
+    bench.pipeline.attach(link)
+    bench.add("a", "b")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.pipeline.wait_until_confirmed, bench.owner)
+        tasks.start_soon(bench.pipeline.wait_until_all_confirmed)
+        await anyio.wait_all_tasks_blocked()
+        link.answer(DONE)
+        await anyio.wait_all_tasks_blocked()
+        link.answer(DONE)
+    assert bench.pipeline.unconfirmed == 0

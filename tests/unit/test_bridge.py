@@ -1,0 +1,117 @@
+"""asyncio code beside the user's program: contained, cancelled and cleaned up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from ensync.transports.bridge import being_cancelled, open_asyncio_side
+
+pytestmark = pytest.mark.anyio
+
+
+async def on_asyncio() -> str:
+    await asyncio.sleep(0)
+    return type(asyncio.current_task()).__name__
+
+
+async def test_asyncio_code_runs(anyio_backend_name: str) -> None:
+    async with open_asyncio_side() as side:
+        assert await side.run(on_asyncio) == "Task"
+    assert anyio_backend_name in {"asyncio", "trio"}
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"], scope="module")
+async def test_an_error_in_a_callback_does_not_end_the_program(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken() -> None:
+        raise LookupError("in a callback")
+
+    async with open_asyncio_side() as side:
+        side.call_soon(broken)
+        await side.run(on_asyncio)
+        await side.run(on_asyncio)
+        await anyio.lowlevel.checkpoint()
+    assert any("in a callback" in str(record.exc_info) for record in caplog.records)
+
+
+async def test_an_error_of_an_orphaned_task_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken() -> None:
+        raise LookupError("in a task")
+
+    async with open_asyncio_side() as side:
+        side.spawn(broken, name="the orphan")
+        await side.run(on_asyncio)
+        await side.run(on_asyncio)
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 1
+    assert "the orphan" in errors[0].getMessage()
+
+
+async def test_its_tasks_end_with_the_scope() -> None:
+    ended = False
+
+    async def endless() -> None:
+        nonlocal ended
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended = True
+
+    async with open_asyncio_side() as side:
+        side.spawn(endless, name="endless")
+        await side.run(on_asyncio)
+    assert ended
+
+
+async def test_cancelling_reaches_asyncio_code() -> None:
+    cancelled = False
+
+    async def endless() -> None:
+        nonlocal cancelled
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
+
+    async with open_asyncio_side() as side:
+        with anyio.move_on_after(0.01) as scope:
+            await side.run(endless)
+    assert scope.cancelled_caught
+    assert cancelled
+
+
+async def test_an_error_comes_through_bare() -> None:
+    async def broken() -> None:
+        raise LookupError("mine")
+
+    async with open_asyncio_side() as side:
+        with pytest.raises(LookupError, match="mine"):
+            await side.run(broken)
+
+
+async def test_an_event_set_on_one_side_wakes_the_other() -> None:
+    event = anyio.Event()
+
+    async def set_it() -> None:
+        event.set()
+
+    async with open_asyncio_side() as side:
+        side.spawn(set_it, name="setter")
+        with anyio.fail_after(5):
+            await event.wait()
+
+
+async def test_being_cancelled() -> None:
+    assert not being_cancelled()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        assert being_cancelled()
+        await anyio.lowlevel.checkpoint()
+    assert not being_cancelled()
