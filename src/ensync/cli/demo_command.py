@@ -14,7 +14,7 @@ from ensync.address import TransportName
 from ensync.cli.demo import Demo, DemoError, DemoSummary
 from ensync.cli.failures import CommandError
 from ensync.cli.output import note, out, to_stderr
-from ensync.cli.running import Backend, run_async
+from ensync.cli.running import Backend, run_async, until_interrupted
 from ensync.scopes import background_tasks
 
 __all__ = ["demo_command"]
@@ -50,7 +50,7 @@ def demo_command(
             raise CommandError(f"the demo failed: {error}") from error
         _print_summary(summary)
 
-    run_async(run, backend)
+    run_async(lambda: until_interrupted(run), backend)
 
 
 async def _shown(demo: Demo) -> DemoSummary:

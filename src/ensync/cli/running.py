@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -29,8 +30,9 @@ from ensync.errors import (
     EnSyncPublishError,
     EnSyncValidationError,
 )
+from ensync.scopes import background_tasks
 
-__all__ = ["Backend", "run_async", "user_errors"]
+__all__ = ["Backend", "run_async", "until_interrupted", "user_errors"]
 
 Backend: TypeAlias = Literal["asyncio", "trio"]
 
@@ -44,6 +46,25 @@ def run_async(function: Callable[[], Awaitable[None]], backend: Backend = "async
     with user_errors():
         _check_installed(backend)
         anyio.run(function, backend=backend)
+
+
+async def until_interrupted(function: Callable[[], Awaitable[None]]) -> None:
+    """Runs an async function; Ctrl-C cancels it in order, wherever it is.
+
+    On trio, a KeyboardInterrupt could come up in the middle of asyncio code.
+
+    Raises:
+        CommandError: It was interrupted.
+    """
+    async with background_tasks() as tasks:
+        tasks.start_soon(_raise_on_interrupt)
+        await function()
+
+
+async def _raise_on_interrupt() -> None:
+    with anyio.open_signal_receiver(signal.SIGINT) as signals:
+        await anext(aiter(signals))
+    raise CommandError("interrupted", INTERRUPTED)
 
 
 @contextmanager
