@@ -112,13 +112,13 @@ def authority() -> trustme.CA:
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
     """What a client needs to trust that authority."""
     context = ssl.create_default_context()
-    authority.configure_trust(context)
+    authority.configure_trust(context)  # pyright: ignore[reportUnknownMemberType]
     return context
 
 
 def serving_context(authority: trustme.CA, host: str) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert(host).configure_cert(context)
+    authority.issue_cert(host).configure_cert(context)  # pyright: ignore[reportUnknownMemberType]
     return context
 
 
@@ -166,11 +166,11 @@ async def test_a_client_certificate(
 ) -> None:
     serving_tls = serving_context(authority, "127.0.0.1")
     serving_tls.verify_mode = ssl.CERT_REQUIRED
-    authority.configure_trust(serving_tls)
+    authority.configure_trust(serving_tls)  # pyright: ignore[reportUnknownMemberType]
     async with tls_engine(serving_tls, transport) as target:
         with pytest.raises(ensync.EnSyncConnectionError):
             await use(target, trusting)
-        authority.issue_cert("client.example").configure_cert(trusting)
+        authority.issue_cert("client.example").configure_cert(trusting)  # pyright: ignore[reportUnknownMemberType]
         await use(target, trusting)
 
 
