@@ -70,7 +70,10 @@ async def test_an_event_waits_until_somebody_subscribes(
     assert await unsettled(target, event_name) == ["early"]
 
 
-async def test_a_client_without_a_secret_key_publishes(target: Target, event_name: str) -> None:
+async def test_a_client_without_a_secret_key_publishes(
+    target: Target, event_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ENSYNC_SECRET_KEY", raising=False)
     async with ensync.connect(target.url, app_key=target.keys.app_key) as client:
         await client.publish(event_name, [client.app_id], 1)
         with pytest.raises(ensync.EnSyncValidationError, match="secret key"):
