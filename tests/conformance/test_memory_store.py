@@ -106,6 +106,27 @@ async def test_what_is_not_to_persist_gives_its_room_back() -> None:
     assert len(await harness.store.browse(BILLING)) == 12
 
 
+async def test_giving_back_for_ever_takes_no_memory(harness: MemoryHarness) -> None:
+    stored = await harness.append()
+    for _ in range(1000):
+        lease = await harness.store.claim(stored.idem)
+        assert lease is not None
+        await harness.store.defer(lease, 0)
+    assert len(harness.memory._queues[BILLING]._ready) == 1
+
+
+async def test_an_unused_queue_takes_no_memory(harness: MemoryHarness) -> None:
+    lane = await harness.store.lane(BILLING)
+    await harness.append()
+    await take_and_ack(harness)
+    assert harness.memory._queues
+    await lane.close()
+    assert not harness.memory._queues
+    await harness.append()
+    await take_and_ack(harness)
+    assert not harness.memory._queues
+
+
 @pytest.mark.mock_clock
 async def test_deferred_events_come_back_by_themselves() -> None:
     store = MemoryStore(now_ms=lambda: int(anyio.current_time() * 1000))

@@ -58,9 +58,12 @@ class Bench:
     def connect(self, connection: str = "connection") -> str:
         return self.broker.connect(self.app.app_key, connection).client_id
 
-    async def one_in_hand(self) -> tuple[Consumer, StoredEvent]:
+    async def publish(self) -> None:
         publication = Publication(NAME, envelope("e"), self.app.app_id)
         await self.broker.publish(self.client_id, publication)
+
+    async def one_in_hand(self) -> tuple[Consumer, StoredEvent]:
+        await self.publish()
         consumer = await self.broker.subscribe(self.client_id, NAME)
         [stored] = await take(consumer, 1)
         return consumer, stored
@@ -83,13 +86,14 @@ async def test_a_stream_that_ends_while_its_event_is_acknowledged(bench: Bench) 
     consumer, stored = await bench.one_in_hand()
     results: list[str] = []
     bench.store.gate = anyio.Event()
+    other = await bench.broker.subscribe(bench.connect("other"), NAME)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(bench.ack, stored, results)
         await settle_down()
         await consumer.close()
+        assert await take_what_is_there(other) == []
         bench.store.gate.set()
     assert results == ["done"]
-    other = await bench.broker.subscribe(bench.client_id, NAME)
     assert await take_what_is_there(other) == []
     assert bench.broker.statistics().in_hand == 0
 
@@ -126,6 +130,32 @@ async def test_an_acknowledgement_that_fails_after_its_stream_gives_back(bench: 
     assert len(failures) == 1
     other = await bench.broker.subscribe(bench.client_id, NAME)
     assert [event.idem for event in await take(other, 1)] == [stored.idem]
+
+
+async def test_of_two_acknowledgements_one_fails(bench: Bench) -> None:
+    consumer, stored = await bench.one_in_hand()
+    other = await bench.broker.subscribe(bench.connect("other"), NAME)
+    bench.store.gate = anyio.Event()
+    bench.store.failure = OSError("disk full")
+    results: list[str] = []
+
+    async def ack() -> None:
+        try:
+            await bench.ack(stored, results)
+        except OSError:
+            results.append("failed")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(other.take)
+        tasks.start_soon(ack)
+        tasks.start_soon(ack)
+        await settle_down()
+        await consumer.close()
+        bench.store.gate.set()
+        await settle_down()
+        assert sorted(results) == ["done", "failed"]
+        assert other.in_hand == 0, "what the second was settling was given to another"
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_cancelled_acknowledgement_leaves_the_event_in_hand(bench: Bench) -> None:
@@ -212,3 +242,49 @@ async def test_a_client_that_goes_while_it_subscribes() -> None:
     assert consumers[0].end_reason is EndReason.CLIENT_GONE
     assert await consumers[0].take() == []
     assert not store._queues
+
+
+class Unstoppable(Lane):
+    """A lane of a store that can't stop once it has begun to take."""
+
+    def __init__(self, lane: Lane, gate: anyio.Event) -> None:
+        self._lane = lane
+        self._gate = gate
+
+    async def take(self, max_events: int, max_bytes: int) -> list[Lease]:
+        leases: list[Lease] = []
+        with anyio.CancelScope(shield=True):
+            await self._gate.wait()
+            leases += await self._lane.take(max_events, max_bytes)
+        return leases
+
+    async def close(self) -> None:
+        await self._lane.close()
+
+
+class UnstoppableStore(SlowStore):
+    async def lane(self, queue: QueueKey) -> Lane:
+        lane = await super().lane(queue)
+        return lane if self.gate is None else Unstoppable(lane, self.gate)
+
+
+async def test_what_is_taken_after_the_end_is_given_back() -> None:
+    store = UnstoppableStore()
+    bench = Bench(store)
+    await bench.publish()
+    gate = store.gate = anyio.Event()
+    consumer = await bench.broker.subscribe(bench.client_id, NAME)
+    store.gate = None
+    taken: list[StoredEvent] = []
+
+    async def take_once() -> None:
+        taken.extend(await consumer.take())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(take_once)
+        await settle_down()
+        await consumer.close()
+        gate.set()
+    assert taken == []
+    other = await bench.broker.subscribe(bench.client_id, NAME)
+    assert len(await take(other, 1)) == 1
