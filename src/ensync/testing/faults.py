@@ -95,7 +95,6 @@ class Faults(DoorHooks):
         """Takes back all faults, and lets go of all calls that they hold up."""
         for rule in self._rules:
             rule.cancel()
-        self._rules.clear()
 
     # Faults of requests
 

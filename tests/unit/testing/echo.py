@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -78,6 +80,12 @@ async def drain(stream: SocketStream, into: bytearray | None = None) -> None:
     async for data in stream:
         if into is not None:
             into += data
+
+
+async def reset_by_client(stream: SocketStream) -> None:
+    raw = stream.extra(SocketAttribute.raw_socket)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await anyio.aclose_forcefully(stream)
 
 
 async def assert_reset(stream: SocketStream, received: bytes | None = None) -> None:

@@ -107,7 +107,6 @@ async def test_an_unread_receiver_holds_its_sender_back(echo: Echo) -> None:
                 tasks.start_soon(stream.send, data)
                 await still(lambda: proxy.bytes_total("upstream"))
             assert proxy.bytes_total("upstream") < len(data) / 2
-            assert proxy.bytes_total("upstream") - len(echo.received) < 1024 * 1024
             proxy.reset()
             await proxy.wait_connections(0)
 

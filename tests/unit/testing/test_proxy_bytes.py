@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import anyio
 import pytest
@@ -20,6 +21,7 @@ from tests.unit.testing.echo import (
     eventually,
     many_turns,
     receive_exactly,
+    reset_by_client,
     still,
     within,
 )
@@ -132,19 +134,41 @@ async def test_what_lost_nothing_goes_on(proxy: FaultProxy) -> None:
             assert await echoes(stream, b"after")
 
 
-async def test_black_hole_frees_a_sender_that_was_blocked(echo: Echo) -> None:
+async def test_black_hole_frees_a_sender_that_was_blocked() -> None:
     data = bytes(32 * 1024 * 1024)
-    with within():
-        async with (
-            FaultProxy(echo.url, buffer_size=65_536) as proxy,
-            await connect(proxy) as stream,
-        ):
+    with socket.create_server(("127.0.0.1", 0)) as deaf, within():
+        target = deaf.getsockname()
+        async with FaultProxy(target, buffer_size=65536) as proxy, await connect(proxy) as stream:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(stream.send, data)
                 await still(lambda: proxy.bytes_total("upstream"))
                 assert proxy.bytes_total("upstream") < len(data)
                 proxy.black_hole()
             await proxy.wait_bytes("upstream", len(data))
+
+
+async def test_black_hole_hides_a_clients_reset(echo: Echo, proxy: FaultProxy) -> None:
+    with within():
+        stream = await connect(proxy)
+        assert await echoes(stream, b"x")
+        proxy.black_hole()
+        await reset_by_client(stream)
+        await many_turns()
+        assert not echo.ended.is_set()
+        proxy.heal()
+        await echo.ended.wait()
+    assert bytes(echo.received) == b"x<reset>"
+
+
+async def test_what_lost_bytes_can_end_only_by_reset(echo: Echo, proxy: FaultProxy) -> None:
+    with within():
+        async with await connect(proxy) as stream:
+            proxy.black_hole()
+            await stream.send(b"lost")
+            await eventually(lambda: proxy.statistics().dropped_upstream == 4)
+            proxy.heal()
+        await echo.ended.wait()
+    assert bytes(echo.received) == b"<reset>"
 
 
 # Timing
@@ -301,10 +325,10 @@ async def test_cut_by_black_hole_swallows_the_rest(echo: Echo, proxy: FaultProxy
         async with await connect(proxy) as stream:
             proxy.cut_after(4, "upstream", how="black_hole")
             await stream.send(b"0123456789")
+            await eventually(lambda: bytes(echo.received) == b"0123")
+            await eventually(lambda: proxy.statistics().dropped_upstream == 6)
             await assert_silent(stream)
-            await proxy.wait_bytes("upstream", 10)
     assert bytes(echo.received) == b"0123"
-    assert proxy.statistics().dropped_upstream == 6
 
 
 async def test_heal_forgets_a_cut_to_come(proxy: FaultProxy) -> None:

@@ -19,6 +19,7 @@ from tests.unit.testing.echo import (
     echoes,
     eventually,
     many_turns,
+    reset_by_client,
     within,
 )
 
@@ -79,13 +80,10 @@ async def test_a_clients_reset_reaches_the_engine(echo: Echo, proxy: FaultProxy)
     with within():
         stream = await connect(proxy)
         assert await echoes(stream, b"x")
-        raw = stream.extra(SocketAttribute.raw_socket)
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        with anyio.CancelScope() as scope:
-            scope.cancel()
-            await anyio.aclose_forcefully(stream)
+        await reset_by_client(stream)
         await proxy.wait_connections(0)
         await echo.ended.wait()
+    assert bytes(echo.received) == b"x<reset>"
 
 
 async def test_close_ends_both_sides_in_an_orderly_way(echo: Echo, proxy: FaultProxy) -> None:

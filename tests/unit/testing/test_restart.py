@@ -59,6 +59,7 @@ async def test_clients_and_events_outlive_a_restart(
             await engine.restart(crash=crash)
             async with client.subscribe(NAME) as subscription:
                 assert await next_payload(subscription) == "before"
+            assert engine.faults.happened == ({"abort_connections": 1} if crash else {})
 
 
 async def test_events_can_be_forgotten(engine: RestartableEngine, app: App) -> None:
