@@ -48,13 +48,13 @@ class CorkedTransport:
 
     def abort(self) -> None:
         """Closes at once."""
-        self._gathered.clear()
+        self._forget()
         self._transport.abort()
 
     def freeze(self) -> None:
         """Reads and writes nothing any more."""
         self._frozen = True
-        self._gathered.clear()
+        self._forget()
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
@@ -68,6 +68,9 @@ class CorkedTransport:
     def _flush(self) -> None:
         if self._gathered:
             data = b"".join(self._gathered)
-            self._gathered.clear()
-            self._size = 0
+            self._forget()
             self._transport.write(data)
+
+    def _forget(self) -> None:
+        self._gathered.clear()
+        self._size = 0

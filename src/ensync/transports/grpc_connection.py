@@ -79,7 +79,9 @@ class GrpcConnection:
 
     @property
     def stream_limit(self) -> int:
-        return self._stream_limit
+        # An engine that takes none for a while is asked all the same: subscriptions
+        # are tried again, and do not wait as calls do.
+        return max(1, self._stream_limit)
 
     @property
     def subscriptions(self) -> int:
@@ -208,7 +210,7 @@ class GrpcConnection:
     # What the protocol reports
 
     def set_stream_limit(self, limit: int) -> None:
-        self._stream_limit = max(1, limit)
+        self._stream_limit = limit
         self.start_waiting()
 
     def lean_not_enough(self) -> None:

@@ -13,14 +13,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError
-from grpclib.metadata import decode_grpc_message
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError as H2Error
 from h2.exceptions import StreamClosedError
 
 from ensync.address import Address
+from ensync.transports.grpc_framing import (
+    MAX_MESSAGE,
+    PREFIX,
+    Headers,
+    NotGrpc,
+    end_of_message,
+    framed,
+    is_grpc,
+    only_message,
+    read_status,
+)
 from ensync.transports.grpc_protocol import STREAM_WINDOW, ClientProtocol
 from ensync.transports.grpc_wire import (
     ServerStream,
@@ -34,12 +42,8 @@ from ensync.transports.message_codec import decoder, encoder
 
 __all__ = ["DirectWire"]
 
-_PREFIX = 5  # bytes: one for compression, four for the length of the message
-_MAX_MESSAGE = 16 << 20
 # Of a reply that is longer than this, the engine is told that more may come.
 _LONG_REPLY = STREAM_WINDOW // 4
-
-Headers = list[tuple[str, str]]
 
 
 class DirectWire(Wire):
@@ -76,7 +80,7 @@ class DirectWire(Wire):
             exchange.fail(error)
             return
         self._exchanges[exchange.id] = exchange
-        exchange.unsent = b"\0" + len(message).to_bytes(4, "big") + message
+        exchange.unsent = framed(message)
         self.send_more(exchange)
 
     def _headers_of(self, path: str) -> Headers:
@@ -93,21 +97,24 @@ class DirectWire(Wire):
 
     def send_more(self, exchange: _Exchange) -> None:
         """Sends as much of a message as the engine's windows allow."""
+        h2 = self._h2
         try:
             while exchange.unsent:
-                room = min(
-                    self._h2.local_flow_control_window(exchange.id),
-                    self._h2.max_outbound_frame_size,
-                )
+                unsent = exchange.unsent
+                room = min(h2.local_flow_control_window(exchange.id), h2.max_outbound_frame_size)
+                if room >= len(unsent):
+                    exchange.unsent = b""
+                    exchange.leaves()
+                    h2.send_data(exchange.id, unsent, end_stream=True)
+                    break
                 if room <= 0:
                     break
-                chunk, exchange.unsent = exchange.unsent[:room], exchange.unsent[room:]
-                if not exchange.unsent:
-                    exchange.leaves()
-                self._h2.send_data(exchange.id, chunk, end_stream=not exchange.unsent)
-        except H2Error as error:
-            self.forget(exchange)
-            exchange.fail(error)
+                exchange.unsent = memoryview(unsent)[room:]
+                h2.send_data(exchange.id, unsent[:room])
+        except H2Error:
+            # The stream is over, or the connection is: that was read already, together
+            # with the larger window, and is told next.
+            exchange.unsent = b""
         self._connection.flush()
 
     def credit(self, exchange: _Exchange, size: int) -> None:
@@ -151,7 +158,7 @@ class _Exchange:
     def __init__(self, wire: DirectWire) -> None:
         self.id = 0
         self.wire = wire
-        self.unsent = b""
+        self.unsent: bytes | memoryview = b""
         self.headers: Headers | None = None
         self.trailers: Headers | None = None
         self.data_received = 0
@@ -180,10 +187,15 @@ class _Exchange:
         raise NotImplementedError
 
     def __ended__(self) -> None:
-        raise NotImplementedError
+        if self.unsent:
+            # The engine has answered before it heard all, and will not listen any more.
+            self.wire.reset(self)
+        else:
+            self.wire.forget(self)
 
     def __terminated__(self, reason: str) -> None:
         self.wire.forget(self)
+        self.drop()
         self.fail(_Terminated(reason))
 
     # Named by us
@@ -196,35 +208,15 @@ class _Exchange:
 
     def reset(self) -> None:
         self.wire.reset(self)
+        self.drop()
 
-    def status(self) -> GRPCError | None:
-        """What the engine's trailers say; None for OK.
-
-        Raises:
-            _NotGrpc: They are none.
-        """
-        headers = dict(self.headers or ())
-        if headers.get(":status") != "200":
-            raise _NotGrpc(f"the HTTP status {headers.get(':status')}")
-        if not headers.get("content-type", "").startswith("application/grpc"):
-            raise _NotGrpc(f"the content type {headers.get('content-type')!r}")
-        trailers = dict(self.trailers or ()) or headers
-        code = trailers.get("grpc-status")
-        if code == "0":
-            return None
-        try:
-            status = Status(int(code or ""))
-        except ValueError:
-            raise _NotGrpc(f"the gRPC status {code!r}") from None
-        return GRPCError(status, decode_grpc_message(trailers.get("grpc-message", "")) or None)
+    def drop(self) -> None:
+        """What came and was not read is not read any more: the engine may replace it."""
+        raise NotImplementedError
 
 
 class _Terminated(Exception):
     """The stream was reset."""
-
-
-class _NotGrpc(Exception):
-    """The answer is HTTP/2, and no gRPC."""
 
 
 class _CallExchange(_Exchange):
@@ -244,40 +236,36 @@ class _CallExchange(_Exchange):
         self._chunks.append(data)
         self._size += len(data)
         self._owed += ack_size
-        if self._size > _MAX_MESSAGE:
+        if self._size > MAX_MESSAGE + PREFIX:
             self.reset()
             self._call.finish(self.wire.owner.wrong("sent a reply that is far too large"))
         elif self._owed > _LONG_REPLY:
-            owed, self._owed = self._owed, 0
-            self.wire.credit(self, owed)
+            self._credit_owed()
 
-    def reset(self) -> None:
-        super().reset()
-        self.wire.credit(self, self._owed)
+    def drop(self) -> None:
+        self._chunks.clear()
+        self._credit_owed()
+
+    def _credit_owed(self) -> None:
+        owed, self._owed = self._owed, 0
+        self.wire.credit(self, owed)
 
     def __ended__(self) -> None:
-        self.wire.forget(self)
-        self.wire.credit(self, self._owed)
+        super().__ended__()
+        self._credit_owed()
         self._call.finish(self._result())
 
     def _result(self) -> UnaryResult:
-        owner = self.wire.owner
         try:
-            refusal = self.status()
+            refusal = read_status(self.headers, self.trailers)
             if refusal is not None:
                 return refusal
-            return decoder(self._call.reply_type)(_only_message(b"".join(self._chunks)))
+            return decoder(self._call.reply_type)(only_message(b"".join(self._chunks)))
         except Exception as error:  # noqa: BLE001 - whatever the bytes make the codec raise
-            return owner.translate(error)
+            return self.wire.owner.translate(error)
 
     def fail(self, error: Exception) -> None:
         self._call.finish(self.wire.owner.translate(error))
-
-
-def _only_message(body: bytes) -> bytes:
-    if len(body) < _PREFIX or body[0] or int.from_bytes(body[1:_PREFIX], "big") != len(body) - 5:
-        raise _NotGrpc("a reply that is not one uncompressed message")
-    return body[_PREFIX:]
 
 
 class _StreamExchange(_Exchange):
@@ -295,7 +283,7 @@ class _StreamExchange(_Exchange):
 
     @property
     def headers_received(self) -> Any:
-        return _Opened(self._stream)
+        return _Opened(self, self._stream)
 
     def add(self, data: bytes, ack_size: int) -> None:
         self._buffer += data
@@ -307,14 +295,14 @@ class _StreamExchange(_Exchange):
 
     def release(self) -> None:
         self._held = False
-        if not self._is_reading:
-            self._read()
+        if self._is_reading:
+            return  # whoever reads goes on
+        self._read()
         if not self._held and self._end is not None:
             end, self._end = self._end, None
             end()
 
-    def reset(self) -> None:
-        super().reset()
+    def drop(self) -> None:
         unread, self._buffer = len(self._buffer) - self._credited, bytearray()
         self._credited = 0
         self.wire.credit(self, unread)
@@ -324,10 +312,10 @@ class _StreamExchange(_Exchange):
         self._is_reading = True
         try:
             while not self._held and not self._stream.ended:
-                stop = _end_of_message(buffer, position)
+                stop = end_of_message(buffer, position)
                 if stop is None:
                     break
-                message = self._decode(bytes(buffer[position + _PREFIX : stop]))
+                message = self._decode(bytes(buffer[position + PREFIX : stop]))
                 position = stop
                 self._stream.on_message(message)
         except Exception as error:  # noqa: BLE001 - whatever the bytes make the codec raise
@@ -349,7 +337,7 @@ class _StreamExchange(_Exchange):
         self.wire.credit(self, size + self._credited - settled)
 
     def __ended__(self) -> None:
-        self.wire.forget(self)
+        super().__ended__()
         if self._held:
             # What was held back is delivered before the end is told.
             self._end = self._finish
@@ -360,33 +348,27 @@ class _StreamExchange(_Exchange):
         self._stream.finish(self._result())
 
     def _result(self) -> StreamResult:
+        owner = self.wire.owner
         try:
-            return self.status()
-        except _NotGrpc as error:
-            return self.wire.owner.translate(error)
+            refusal = read_status(self.headers, self.trailers)
+        except NotGrpc as error:
+            return owner.translate(error)
+        if refusal is None and self._buffer:
+            return owner.translate(NotGrpc("a stream that ends inside a message"))
+        return refusal
 
     def fail(self, error: Exception) -> None:
         self._stream.finish(self.wire.owner.translate(error))
 
 
 class _Opened:
-    __slots__ = ("_stream",)
+    __slots__ = ("_exchange", "_stream")
 
-    def __init__(self, stream: ServerStream) -> None:
+    def __init__(self, exchange: _Exchange, stream: ServerStream) -> None:
+        self._exchange = exchange
         self._stream = stream
 
     def set(self) -> None:
         """The response headers arrived."""
-        self._stream.on_open()
-
-
-def _end_of_message(buffer: bytearray, position: int) -> int | None:
-    start = position + _PREFIX
-    if len(buffer) < start:
-        return None
-    if buffer[position]:
-        raise _NotGrpc("a compressed message")
-    size = int.from_bytes(buffer[position + 1 : start], "big")
-    if size > _MAX_MESSAGE:
-        raise _NotGrpc(f"a message of {size} bytes")
-    return start + size if len(buffer) >= start + size else None
+        if is_grpc(self._exchange.headers):
+            self._stream.on_open()

@@ -16,12 +16,21 @@ from grpclib.config import Configuration
 from grpclib.protocol import AbstractHandler, Connection, EventsProcessor, H2Protocol
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, RemoteSettingsChanged
+from h2.events import (
+    AlternativeServiceAvailable,
+    ConnectionTerminated,
+    InformationalResponseReceived,
+    PingReceived,
+    RemoteSettingsChanged,
+    UnknownFrameReceived,
+)
+from h2.exceptions import ProtocolError as H2Error
 from h2.settings import SettingCodes
 
 from ensync.address import Address
 from ensync.transports.corked import CorkedTransport
-from ensync.transports.lean_http2 import LeanConnection, NotUnderstood
+from ensync.transports.http2_frames import DEFAULT_WINDOW
+from ensync.transports.lean_http2 import LeanConnection
 
 __all__ = ["CONNECTION_WINDOW", "STREAM_WINDOW", "ClientProtocol", "FixedChannel", "ProtocolOwner"]
 
@@ -34,6 +43,10 @@ _FRAME_TYPE_AT = 3
 _SETTINGS_FRAME = 4
 _TLS_ALERT = 0x15
 
+# What may always come, and is to be passed over (RFC 9113, 5.5 and 8.1; RFC 7838, 4).
+_PASSED_OVER = (AlternativeServiceAvailable, InformationalResponseReceived, UnknownFrameReceived)
+# So many pings and settings are answered while the engine takes nothing from its socket.
+_UNREAD_ANSWERS = 1000
 
 CallSoon = Callable[[Callable[[], object]], None]
 
@@ -49,7 +62,15 @@ class ProtocolOwner(Protocol):
         """The socket takes more."""
 
     def lean_not_enough(self) -> None:
-        """The engine's HTTP/2 needs all of h2."""
+        """The engine's HTTP/2 is not what the lean one takes; h2 may take it."""
+
+
+class _Flood(Exception):
+    """Control frames without an end."""
+
+
+def _pass_over(_event: object) -> None:
+    """Nothing is to be done about it."""
 
 
 class FixedChannel(Channel):
@@ -88,6 +109,7 @@ class ClientProtocol(H2Protocol):
         self._call_soon = call_soon
         self._transport: Any = None
         self._greeted = False
+        self._unread_answers = 0
         self._reason = "closed by the engine"
         self._cause: BaseException | None = None
         self.closed = anyio.Event()
@@ -110,30 +132,43 @@ class ClientProtocol(H2Protocol):
             self._begin_lean()
         else:
             super().connection_made(self._transport)
+        self._processors.update(dict.fromkeys(_PASSED_OVER, _pass_over))
         self._listen(RemoteSettingsChanged, self._settings_changed)
+        self._listen(RemoteSettingsChanged, self._answered)
+        self._listen(PingReceived, self._answered)
         self._listen(ConnectionTerminated, self._going_away)
 
     def _begin_lean(self) -> None:
         # What grpclib does when a connection is made, with the other HTTP/2 below.
         http2 = LeanConnection()
         http2.initiate_connection()
-        http2.increment_flow_control_window(
-            CONNECTION_WINDOW - http2.local_settings.initial_window_size
-        )
+        http2.increment_flow_control_window(CONNECTION_WINDOW - DEFAULT_WINDOW)
         http2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW})
         self.connection = Connection(cast("Any", http2), self._transport, config=self.config)
         self.connection.flush()
         self.processor = EventsProcessor(self.handler, self.connection)
 
     def _listen(self, event_type: type[Any], listener: Callable[[Any], None]) -> None:
-        processors = cast("dict[type[Any], Callable[[Any], None]]", self.processor.processors)
-        process = processors[event_type]
+        process = self._processors[event_type]
 
         def both(event: Any) -> None:
             listener(event)
             process(event)
 
-        processors[event_type] = both
+        self._processors[event_type] = both
+
+    @property
+    def _processors(self) -> dict[type[Any], Callable[[Any], None]]:
+        return cast("dict[type[Any], Callable[[Any], None]]", self.processor.processors)
+
+    def _answered(self, _event: object) -> None:
+        # Where nobody reads the answers, they pile up.
+        if self.connection.write_ready.is_set():
+            self._unread_answers = 0
+            return
+        self._unread_answers += 1
+        if self._unread_answers > _UNREAD_ANSWERS:
+            raise _Flood("the engine asks and asks, and does not read the answers")
 
     def _settings_changed(self, event: RemoteSettingsChanged) -> None:
         changed = event.changed_settings.get(SettingCodes.MAX_CONCURRENT_STREAMS)
@@ -151,7 +186,7 @@ class ClientProtocol(H2Protocol):
                 self.processor.process(event)
         except Exception as error:  # noqa: BLE001 - grpclib raises on frames it has no handler for
             self._reason, self._cause = f"a frame that can't be handled: {error!r}", error
-            if isinstance(error, NotUnderstood):
+            if self._lean and isinstance(error, H2Error):
                 self._owner.lean_not_enough()
             self.ended()
         else:
