@@ -1,0 +1,1 @@
+"""Speed and memory of ensync beside other clients: ``python -m benchmarks``."""
