@@ -26,6 +26,7 @@ from ensync.proto.ensync import (
 )
 from ensync.scopes import single_error_bare
 from ensync.server.apps import App
+from ensync.server.grpc import GrpcDoor
 from ensync.server.local import LocalEngine
 from ensync.transports.bridge import open_asyncio_side
 from tests.unit.server.brokers import NAME, envelope
@@ -126,6 +127,13 @@ class Conversation:
         self._clients.append(client)
         await client.connect()
         return client
+
+    @property
+    def connections(self) -> int:
+        """How many connections the gRPC door has."""
+        door = self.engine._doors[0]
+        assert isinstance(door, GrpcDoor)
+        return len(door.connections)
 
     def close(self) -> None:
         for client in self._clients:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import anyio
 import anyio.abc
@@ -11,6 +12,8 @@ import h2.events
 from grpclib.const import Status
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+
+E = TypeVar("E", bound=h2.events.Event)
 
 CONNECT = "/ensync.EnSyncService/Connect"
 
@@ -25,9 +28,20 @@ async def raw_connection(port: int) -> AsyncIterator[RawConnection]:
 
 
 class Reply:
+    """A response, as far as it has come."""
+
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}
         self.data = b""
+        self.has_ended = False
+
+    def add(self, event: h2.events.Event) -> None:
+        if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+            self.headers.update(dict(event.headers))  # type: ignore[arg-type]
+        elif isinstance(event, h2.events.DataReceived):
+            self.data += event.data
+        elif isinstance(event, h2.events.StreamEnded):
+            self.has_ended = True
 
     @property
     def status(self) -> Status:
@@ -39,6 +53,7 @@ class RawConnection:
 
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self.stream = stream
+        self.has_gone_away = False
         self.h2 = H2Connection(
             H2Configuration(header_encoding="ascii", validate_outbound_headers=False)
         )
@@ -84,16 +99,25 @@ class RawConnection:
         return stream_id
 
     async def reply(self, stream_id: int) -> Reply:
+        """The response to a request, once it has ended."""
         reply = Reply()
-        while True:
+        while not reply.has_ended:
             for event in self.h2.receive_data(await self.stream.receive()):
-                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                    reply.headers.update(dict(event.headers))  # type: ignore[arg-type]
-                elif isinstance(event, h2.events.DataReceived):
-                    reply.data += event.data
-                elif isinstance(event, h2.events.StreamEnded) and event.stream_id == stream_id:
-                    return reply
+                if isinstance(event, h2.events.ConnectionTerminated):
+                    self.has_gone_away = True
+                elif getattr(event, "stream_id", None) == stream_id:
+                    reply.add(event)
             await self.flush()
+        return reply
+
+    async def event(self, kind: type[E]) -> E:
+        """Reads until there is an event of this kind, and drops all that comes with it."""
+        with anyio.fail_after(10):
+            while True:
+                for event in self.h2.receive_data(await self.stream.receive()):
+                    if isinstance(event, kind):
+                        return event
+                await self.flush()
 
     async def until_closed(self) -> bytes:
         """Reads until the engine closes. Returns all that it said."""

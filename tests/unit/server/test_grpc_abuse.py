@@ -10,34 +10,43 @@ from urllib.parse import unquote
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import h2.events
 import pytest
 from grpclib.const import Status
 from h2.settings import SettingCodes
 
-from ensync.proto.ensync import ConnectRequest, ConnectResponse, HeartbeatRequest
-from ensync.server.apps import AppRegistry
+from ensync.proto.ensync import (
+    ConnectRequest,
+    ConnectResponse,
+    HeartbeatRequest,
+    PublishEventRequest,
+)
+from ensync.server.apps import App, AppRegistry
 from ensync.server.broker import Broker
 from ensync.server.grpc import GrpcDoor, GrpcOptions, serve_grpc
 from ensync.server.hooks import DoorCall, DoorHooks
 from ensync.server.http2 import GrpcLimits
 from ensync.server.memory import MemoryStore
+from ensync.server.store import NewEvent, StoredEvent
 from ensync.transports.bridge import open_asyncio_side
+from tests.unit.server.brokers import NAME, envelope
 from tests.unit.server.raw_http2 import RawConnection, framed, raw_connection
 
 pytestmark = pytest.mark.anyio
 
 MIB = 1 << 20
-SUBSCRIBE = "/ensync.EnSyncService/Subscribe"
+PUBLISH = "/ensync.EnSyncService/PublishEvent"
 
 
 class Bench:
     """A door, and raw connections to it."""
 
-    def __init__(self, door: GrpcDoor, broker: Broker, app_key: str) -> None:
+    def __init__(self, door: GrpcDoor, broker: Broker, app: App) -> None:
         self.door = door
         self.broker = broker
-        self.app_key = app_key
+        self.app = app
+        self.app_key = app.app_key
 
     def connection(self) -> AbstractAsyncContextManager[RawConnection]:
         return raw_connection(self.door.port)
@@ -52,11 +61,13 @@ class Bench:
 
 @asynccontextmanager
 async def open_bench(
-    limits: GrpcLimits | None = None, hooks: DoorHooks | None = None
+    limits: GrpcLimits | None = None,
+    hooks: DoorHooks | None = None,
+    store: MemoryStore | None = None,
 ) -> AsyncIterator[Bench]:
     apps = AppRegistry()
     app = apps.create("app")
-    broker = Broker(MemoryStore(), apps)
+    broker = Broker(store or MemoryStore(), apps)
     async with open_asyncio_side() as side:
 
         async def serve() -> GrpcDoor:
@@ -72,7 +83,7 @@ async def open_bench(
 
         door = await side.run(serve)
         try:
-            yield Bench(door, broker, app.app_key)
+            yield Bench(door, broker, app)
         finally:
             await broker.shut_down()
             await side.run(door.aclose)
@@ -110,6 +121,50 @@ async def test_what_is_too_large_is_refused_before_it_comes() -> None:
         reply = await raw.answer_to(framed(b"", size=7 * MIB), end=False)
         assert reply.status is Status.RESOURCE_EXHAUSTED
         assert "too large" in unquote(reply.headers["grpc-message"])
+
+
+async def test_requests_that_are_answered_early_leave_no_stream_open() -> None:
+    async with open_bench(GrpcLimits(concurrent_streams=5)) as bench, bench.connection() as raw:
+        for _ in range(10):
+            stream_id = await raw.ask(framed(b"", size=7 * MIB), end=False)
+            reset = await raw.event(h2.events.StreamReset)
+            assert reset.stream_id == stream_id
+
+
+async def test_after_a_goaway_new_calls_are_refused() -> None:
+    async with open_bench() as bench, bench.connection() as raw:
+        first = await raw.ask(CONNECT_BODY[:-1], end=False)
+        while not (connections := bench.door.connections):
+            await anyio.lowlevel.checkpoint()
+        [connection] = connections
+        while not connection.calls:  # noqa: ASYNC110 - there is no event for it
+            await anyio.sleep(0.001)
+        connection.go_away()
+        second = await raw.ask(CONNECT_BODY)
+        await until_said(raw, (GOAWAY, 0), (RST_STREAM, second))
+        raw.h2.send_data(first, CONNECT_BODY[-1:], end_stream=True)
+        await raw.flush()
+        await until_said(raw, (HEADERS, first))
+
+
+HEADERS, RST_STREAM, GOAWAY = 1, 3, 7
+
+
+async def until_said(raw: RawConnection, *expected: tuple[int, int]) -> None:
+    said = b""
+    with anyio.fail_after(5):
+        while not set(expected).issubset(_frames(said)):
+            said += await raw.stream.receive()
+
+
+def _frames(data: bytes) -> list[tuple[int, int]]:
+    """The kind and the stream of each frame; h2 would not read on after a GOAWAY."""
+    frames: list[tuple[int, int]] = []
+    while data:
+        size = int.from_bytes(data[:3], "big")
+        frames.append((data[3], int.from_bytes(data[5:9], "big")))
+        data = data[9 + size :]
+    return frames
 
 
 async def test_unknown_fields_are_refused() -> None:
@@ -172,6 +227,9 @@ async def test_few_large_requests_are_read_at_once() -> None:
     async with open_bench(limits) as bench, bench.connection() as raw:
         first = await raw.ask(CONNECT_BODY[:-1], end=False)
         second = await raw.ask(CONNECT_BODY)
+        with anyio.move_on_after(0.05) as waited:
+            await raw.reply(second)
+        assert waited.cancelled_caught
         raw.h2.send_data(first, CONNECT_BODY[-1:], end_stream=True)
         await raw.flush()
         with anyio.fail_after(10):
@@ -252,6 +310,47 @@ async def test_a_client_that_answers_pings_may_be_silent() -> None:
                     pings += isinstance(event, h2.events.PingReceived)
                 await raw.flush()
         assert (await raw.answer_to(CONNECT_BODY)).status is Status.OK
+
+
+class SlowStore(MemoryStore):
+    """Takes its time to store an event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: anyio.Event = anyio.Event()
+        self.gate: anyio.Event | None = None
+
+    async def append(self, event: NewEvent, dedupe: str | None = None) -> StoredEvent:
+        self.gate = anyio.Event()
+        self.asked.set()
+        await self.gate.wait()
+        return await super().append(event, dedupe)
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+async def test_what_was_begun_is_finished_without_its_client(how: str) -> None:
+    store = SlowStore()
+    async with open_bench(store=store) as bench, bench.connection() as raw:
+        client_id = bench.broker.connect(bench.app_key, "elsewhere").client_id
+        publication = PublishEventRequest(
+            client_id=client_id,
+            event_name=NAME,
+            payload=envelope("e"),
+            delivery_to=bench.app.app_id,
+        )
+        stream_id = await raw.ask(framed(bytes(publication)), path=PUBLISH)
+        await store.asked.wait()
+        if how == "reset":
+            raw.h2.reset_stream(stream_id)
+            await raw.flush()
+        else:
+            await raw.stream.aclose()
+        await anyio.wait_all_tasks_blocked()
+        assert store.gate is not None
+        store.gate.set()
+        with anyio.fail_after(5):
+            while not bench.broker.statistics().published:  # noqa: ASYNC110 - there is no event
+                await anyio.sleep(0.001)
 
 
 class Broken(DoorHooks):

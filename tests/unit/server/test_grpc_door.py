@@ -328,6 +328,17 @@ async def test_a_client_may_use_several_connections(talk: Conversation) -> None:
 
 
 @conversation()
+async def test_a_subscription_on_another_connection_is_a_use_of_it(talk: Conversation) -> None:
+    client, other, publisher = await talk.client(), await talk.client(), await talk.client()
+    other.client_id = client.client_id
+    async with other.subscribed() as stream:
+        client.close()
+        await until(lambda: talk.connections == 2)
+        await publisher.publish()
+        await receive(stream)
+
+
+@conversation()
 async def test_stopping_ends_streams_so_that_clients_come_back(talk: Conversation) -> None:
     client = await talk.client()
     async with client.subscribed() as stream:

@@ -10,6 +10,8 @@ import anyio
 import pytest
 import trustme
 from anyio.streams.tls import TLSAttribute, TLSStream
+from grpclib.const import Status
+from h2.events import ConnectionTerminated
 
 from ensync.errors import EnSyncGenericError, EnSyncValidationError
 from ensync.proto.ensync import (
@@ -17,6 +19,7 @@ from ensync.proto.ensync import (
     ConnectResponse,
     HeartbeatRequest,
     HeartbeatResponse,
+    SubscribeRequest,
 )
 from ensync.server.apps import MemoryAppStorage
 from ensync.server.hooks import DoorCall, DoorFault, DoorHooks
@@ -30,6 +33,8 @@ from tests.unit.server.grpc_client import (
     until,
 )
 from tests.unit.server.raw_http2 import RawConnection, framed, raw_connection
+
+SUBSCRIBE = "/ensync.EnSyncService/Subscribe"
 
 pytestmark = pytest.mark.anyio
 
@@ -248,3 +253,29 @@ async def test_with_tls_nothing_is_said_in_the_clear() -> None:
             async with raw_connection(port_of(url)) as raw:
                 said = await raw.until_closed()
                 assert len(said) < 20  # at most a TLS alert
+
+
+async def test_stopping_says_good_bye() -> None:
+    async with LocalEngine() as engine:
+        app = engine.create_app("app")
+        client_id = engine.broker.connect(app.app_key, "elsewhere").client_id
+        stream = await anyio.connect_tcp("127.0.0.1", port_of(engine.url))
+        raw = RawConnection(stream)
+        request = SubscribeRequest(client_id=client_id, event_name="name")
+        stream_id = await raw.ask(framed(bytes(request)), path=SUBSCRIBE)
+        await until(lambda: engine.statistics().subscriptions)
+    reply = await raw.reply(stream_id)
+    assert reply.status is Status.UNAVAILABLE
+    assert "stopping" in reply.headers["grpc-message"]
+    if not raw.has_gone_away:
+        await raw.event(ConnectionTerminated)
+    await stream.aclose()
+
+
+async def test_silent_clients_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ensync.server.local._TEND_INTERVAL", 0.01)
+    async with LocalEngine(heartbeat_timeout=0.02) as engine:
+        app = engine.create_app("app")
+        engine.broker.connect(app.app_key, "connection")
+        assert engine.statistics().clients == 1
+        await until(lambda: engine.statistics().clients == 0)
