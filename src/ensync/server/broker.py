@@ -7,12 +7,10 @@ of a client raises Refusal when the answer is no.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import anyio
 
@@ -23,7 +21,6 @@ from ensync.server.publication import (
     Publication,
     check_delay,
     check_publication,
-    parse_json_object,
     persists,
     require_event_name,
     require_idem,
@@ -31,7 +28,9 @@ from ensync.server.publication import (
     time_to_live_ms,
 )
 from ensync.server.refusal import Reason, Refusal, shown
+from ensync.server.replaying import as_replayed
 from ensync.server.settling import EventRef, Settling
+from ensync.server.statistics import Counters, Statistics
 from ensync.server.store import (
     EventState,
     Lease,
@@ -54,33 +53,6 @@ class Limits(NamedTuple):
 
 
 _DEFAULT_LIMITS = Limits()
-
-
-class Statistics(NamedTuple):
-    """What an engine has done since it was started, and what is going on."""
-
-    clients: int
-    subscriptions: int
-    in_hand: int
-    published: int
-    delivered: int
-    redelivered: int
-    acknowledged: int
-    deferred: int
-    discarded: int
-    replayed: int
-    expired: int
-
-
-@dataclass(slots=True)
-class _Counters:
-    published: int = 0
-    delivered: int = 0
-    redelivered: int = 0
-    acknowledged: int = 0
-    deferred: int = 0
-    discarded: int = 0
-    replayed: int = 0
 
 
 class Broker:
@@ -115,7 +87,7 @@ class Broker:
         self._now_ms = now_ms
         self._clients = Clients(new_client_id, clock)
         self._settling = Settling(store)
-        self._counters = _Counters()
+        self._counters = Counters()
         self._stopping = False
 
     @property
@@ -282,7 +254,7 @@ class Broker:
                 "it is not kept",
             )
         self._counters.replayed += 1
-        return _as_replayed(found.stored, found.state, self._now_ms())
+        return as_replayed(found.stored, found.state, self._now_ms())
 
     def statistics(self) -> Statistics:
         """A snapshot of what is going on."""
@@ -391,24 +363,3 @@ def _with_metadata(publication: Publication) -> Publication:
     # Some clients say so when there is none: nothing, or null.
     no_metadata = publication.metadata in ("", "null")
     return publication._replace(metadata="{}") if no_metadata else publication
-
-
-def _as_replayed(stored: StoredEvent, state: EventState, now_ms: int) -> StoredEvent:
-    metadata = parse_json_object("metadata", stored.event.metadata)
-    internal: object = metadata.get("$internal")
-    metadata["$internal"] = {
-        **(cast("dict[str, object]", internal) if isinstance(internal, dict) else {}),
-        "replay_info": {
-            "is_replayed": _internal_value("true"),
-            "replay_timestamp": _internal_value(str(now_ms)),
-            "was_acknowledged": _internal_value(
-                "true" if state is EventState.ACKNOWLEDGED else "false"
-            ),
-        },
-    }
-    event = stored.event._replace(metadata=json.dumps(metadata))
-    return stored._replace(event=event)
-
-
-def _internal_value(content: str) -> dict[str, object]:
-    return {"is_string": False, "content": content}

@@ -14,6 +14,8 @@ from grpclib.const import Status
 from ensync.proto.ensync import SubscribeRequest
 from ensync.scopes import background_tasks
 from ensync.server.broker import Broker
+from ensync.server.grpc_call import CallFailed, GrpcCall
+from ensync.server.grpc_limits import GrpcLimits
 from ensync.server.grpc_methods import (
     GENERATIONS,
     SUBSCRIBE_PATH,
@@ -23,7 +25,7 @@ from ensync.server.grpc_methods import (
 )
 from ensync.server.grpc_streams import EventStreams, OneStreamForAll, StreamForEach
 from ensync.server.hooks import DoorCall, DoorFault, DoorHooks
-from ensync.server.http2 import CallFailed, GrpcCall, GrpcConnection, GrpcLimits
+from ensync.server.http2 import GrpcConnection
 from ensync.server.refusal import Reason, Refusal
 from ensync.transports.bridge import AsyncioSide
 

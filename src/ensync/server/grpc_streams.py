@@ -11,9 +11,9 @@ from grpclib.const import Status
 from ensync.scopes import background_tasks
 from ensync.server.broker import Broker
 from ensync.server.consumer import Consumer, EndReason
+from ensync.server.grpc_call import CallFailed, GrpcCall
 from ensync.server.grpc_methods import to_message
 from ensync.server.hooks import DoorCall, DoorHooks
-from ensync.server.http2 import CallFailed, GrpcCall
 
 __all__ = ["EventStreams", "OneStreamForAll", "StreamForEach"]
 

@@ -17,9 +17,9 @@ from ensync.server.apps import ANY_NAME, App, AppRegistry, AppStorage, MemoryApp
 from ensync.server.broker import Broker, Limits, Statistics
 from ensync.server.consumer import Credit
 from ensync.server.grpc import GrpcOptions, serve_grpc
+from ensync.server.grpc_limits import GrpcLimits
 from ensync.server.grpc_methods import GENERATIONS
 from ensync.server.hooks import DoorHooks
-from ensync.server.http2 import GrpcLimits
 from ensync.server.memory import MemoryStore
 from ensync.server.retention import Retention
 from ensync.server.store import Store

@@ -25,8 +25,8 @@ from ensync.proto.ensync import (
 from ensync.server.apps import App, AppRegistry
 from ensync.server.broker import Broker
 from ensync.server.grpc import GrpcDoor, GrpcOptions, serve_grpc
+from ensync.server.grpc_limits import GrpcLimits
 from ensync.server.hooks import DoorCall, DoorHooks
-from ensync.server.http2 import GrpcLimits
 from ensync.server.memory import MemoryStore
 from ensync.server.store import NewEvent, StoredEvent
 from ensync.transports.bridge import open_asyncio_side
