@@ -25,6 +25,7 @@ from hyperframe.frame import GoAwayFrame
 
 from ensync.server.grpc_call import GrpcCall
 from ensync.server.grpc_limits import GrpcLimits
+from ensync.server.header_blocks import RememberingDecoder, RememberingEncoder
 from ensync.server.hooks import DoorConnection
 from ensync.transports.bridge import AsyncioSide
 from ensync.transports.corked import CorkedTransport
@@ -83,7 +84,7 @@ class GrpcConnection(H2Protocol, DoorConnection):
         self.door = door
         self.ended = anyio.Event()
         self.going_away = False
-        self._h2 = H2Connection(config=_H2_CONFIG)
+        self._h2 = _new_h2_connection()
         self._transport: CorkedTransport | None = None
         self._last_received = anyio.current_time()
 
@@ -98,7 +99,7 @@ class GrpcConnection(H2Protocol, DoorConnection):
 
     def connection_made(self, transport: Any) -> None:
         if not self.door.opened(self):
-            logger.warning("a connection was refused: %d are open", self.door.limits.connections)
+            logger.warning("a connection was refused: the gRPC door is full, or is closing")
             transport.abort()
             return
         self._transport = CorkedTransport(transport, self.door.side.call_soon)
@@ -157,7 +158,7 @@ class GrpcConnection(H2Protocol, DoorConnection):
         limits = self.door.limits
         if silence > limits.ping_interval + limits.ping_timeout:
             self.abort()
-        elif silence > limits.ping_interval:
+        elif silence > limits.ping_interval and not self.connection.is_closing():
             self._h2.ping(_PING)
             self.connection.flush()
 
@@ -186,6 +187,13 @@ class GrpcConnection(H2Protocol, DoorConnection):
         """Closes once all that was said is written."""
         if self._transport is not None:
             self._transport.close()
+
+
+def _new_h2_connection() -> H2Connection:
+    connection = H2Connection(config=_H2_CONFIG)
+    connection.encoder = RememberingEncoder()
+    connection.decoder = RememberingDecoder(connection.decoder.max_header_list_size)
+    return connection
 
 
 class _Calls(AbstractHandler):
