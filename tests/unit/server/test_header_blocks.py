@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensync.server.header_blocks import RememberingDecoder, RememberingEncoder
@@ -22,6 +22,7 @@ TABLE_SIZES = st.sampled_from([0, 60, 200, 4096])
 STEPS = st.lists(st.one_of(HEADERS, TABLE_SIZES), max_size=30)
 
 
+@settings(max_examples=300)
 @given(STEPS, st.booleans())
 def test_the_decoder_reads_what_a_plain_one_reads(
     steps: list[list[tuple[bytes, bytes]] | int], sensitive: bool
@@ -29,7 +30,9 @@ def test_the_decoder_reads_what_a_plain_one_reads(
     encoder, decoder, plain = hpack.Encoder(), RememberingDecoder(1 << 16), hpack.Decoder()
     for step in steps:
         if isinstance(step, int):
-            encoder.header_table_size = step
+            # hpack's encoder forgets to tell of a change that is followed by none.
+            if encoder.header_table_size != step:
+                encoder.header_table_size = step
             continue
         block = encoder.encode([(name, value, sensitive) for name, value in step])
         assert list(decoder.decode(block, raw=True)) == list(plain.decode(block, raw=True))
