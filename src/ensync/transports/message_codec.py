@@ -22,6 +22,7 @@ Encoder: TypeAlias = Callable[[betterproto2.Message], bytes]
 Decoder: TypeAlias = Callable[[bytes], betterproto2.Message]
 
 _WIRE_TYPES = {"bool": 0, "int32": 0, "int64": 0, "string": 2}
+_PYTHON_TYPES: dict[str, type] = {"bool": int, "int32": int, "int64": int, "string": str}
 _CONTINUES = 0x80
 _LOW_BITS = 0x7F
 _TWO_TO_64 = 1 << 64
@@ -99,20 +100,42 @@ def encoder(cls: type[betterproto2.Message]) -> Encoder:
 def decoder(cls: type[betterproto2.Message]) -> Decoder:
     """A function that reads messages of a class.
 
-    It raises whatever the general way raises for bytes that are no such message.
+    It raises whatever the general way raises for bytes that are no such message, and
+    ValueError where that takes a number for a text, or a text for a number.
     """
-    fields = _fields(cls)
+    fields, general = _fields(cls), _general_decoder(cls)
     if fields is None or any(field.proto_type == "int32" for field in fields):
-        return cls.parse
+        return general
     by_tag = {field.tag: (field.name, field.proto_type) for field in fields}
     defaults = dict(cls().__dict__)
 
     def decode(data: bytes) -> betterproto2.Message:
         values = _read(data, by_tag)
         if values is None:
-            return cls.parse(data)
+            return general(data)
         message = cls.__new__(cls)
         vars(message).update(defaults | values)
+        return message
+
+    return decode
+
+
+def _general_decoder(cls: type[betterproto2.Message]) -> Decoder:
+    metas = {
+        field.name: field.metadata["betterproto"] for field in dataclasses.fields(cast("Any", cls))
+    }
+    types = {
+        name: _PYTHON_TYPES[meta.proto_type]
+        for name, meta in metas.items()
+        if meta.proto_type in _PYTHON_TYPES and not meta.repeated
+    }
+
+    def decode(data: bytes) -> betterproto2.Message:
+        message = cls.parse(data)
+        values = vars(message)
+        for name, expected in types.items():
+            if values[name] is not None and not isinstance(values[name], expected):
+                raise ValueError(f"the {name} of this {cls.__name__} is of another type")
         return message
 
     return decode
