@@ -65,9 +65,10 @@ class LeanSender:
         self._closed = False
         self._out_window = DEFAULT_WINDOW
         self._initial_out_window = DEFAULT_WINDOW
-        self._in_window = self._max_in_window = DEFAULT_WINDOW
+        self._in_window: int = DEFAULT_WINDOW
+        self._max_in_window: int = DEFAULT_WINDOW
         self._initial_in_window = DEFAULT_WINDOW
-        self._owed = 0
+        self._owed: int = 0
         self._max_streams = MAX_STREAM_ID
         self._writer = BlockWriter()
         self._settings_unconfirmed = 0
