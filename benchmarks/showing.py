@@ -11,6 +11,7 @@ from benchmarks.tables import Table
 
 __all__ = ["as_markdown", "progress_bar", "show"]
 
+WIDTH_IN_FILES = 200
 HAS_RICH = importlib.util.find_spec("rich") is not None
 
 
@@ -31,8 +32,10 @@ def _show_rich(table: Table) -> None:
         drawn.add_column(column, justify="right" if number else "left", no_wrap=number == 0)
     for row in table.rows:
         drawn.add_row(*row)
-    console = Console()
-    console.print(drawn, width=None if console.is_terminal else 200)
+    terminal = Console()
+    # A file has no width: nothing needs to be cut off there.
+    console = terminal if terminal.is_terminal else Console(width=WIDTH_IN_FILES)
+    console.print(drawn)
     console.print()
 
 

@@ -89,10 +89,12 @@ def main() -> None:
     parser.add_argument("--loop", choices=["asyncio", "uvloop", "trio"], required=True)
     parser.add_argument("--http2", choices=["auto", "h2", "grpclib"], default="auto")
     options = parser.parse_args()
-    serve_jobs(lambda job: _run(job, options.loop, options.http2))
+    serve_jobs(lambda job: run_job(job, options.loop, options.http2))
 
 
-def _run(job: Job, loop: str, http2: Any) -> Measurement:
+def run_job(job: Job, loop: str, http2: Any) -> Measurement:
+    """Connects, runs the job's workload, disconnects."""
+
     async def connect_and_run() -> Measurement:
         async with ensync.connect(
             job.url, app_key=job.app_key, app_secret_key=job.secret_key, http2=http2

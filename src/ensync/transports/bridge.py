@@ -150,6 +150,7 @@ async def _open_trio_asyncio_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
         async with trio_asyncio.open_loop() as loop:
             loop.set_exception_handler(_log_loop_error)
             _mark_socket_callbacks(loop)
+            _protect_from_interrupts(loop)
             try:
                 yield loop
             except BaseException as error:  # noqa: BLE001 - raised again below
@@ -175,10 +176,26 @@ def _mark_socket_callbacks(loop: Any) -> None:
         setattr(loop, name, _marking(getattr(loop, name)))
 
 
+def _protect_from_interrupts(loop: Any) -> None:
+    # An interrupt in the middle of a callback would end the loop, and whoever waits for
+    # it would wait for ever. The program's main task is the one to be interrupted.
+    import trio
+
+    run_callback = loop._main_loop_one  # pyright: ignore[reportPrivateUsage]
+
+    @trio.lowlevel.enable_ki_protection
+    async def run_protected(*args: Any, **keywords: Any) -> None:
+        await run_callback(*args, **keywords)
+
+    loop._main_loop_one = run_protected  # pyright: ignore[reportPrivateUsage]
+
+
 def _marking(add: Callable[..., object]) -> Callable[..., object]:
+    import trio
     from sniffio import thread_local
 
     def add_marked(fd: object, callback: Callable[..., object], *args: object) -> object:
+        @trio.lowlevel.enable_ki_protection
         def marked() -> None:
             before, thread_local.name = thread_local.name, "asyncio"
             try:

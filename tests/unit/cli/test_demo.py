@@ -98,7 +98,10 @@ def test_without_trio_it_says_what_to_install(
     async def never() -> None:
         raise AssertionError("it was started")
 
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if "trio" in name else name)
+    def not_found(_name: str) -> None:
+        return None
+
+    monkeypatch.setattr("importlib.util.find_spec", not_found)
     with pytest.raises(typer.Exit) as ended:
         run_async(never, "trio")
     assert ended.value.exit_code == 2

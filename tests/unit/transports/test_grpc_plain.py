@@ -156,10 +156,13 @@ class Between:
 
     async def _serve(self, client: anyio.abc.SocketStream) -> None:
         self._clients.append(client)
-        async with client, await anyio.connect_tcp(*self._target) as engine:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._pass_on, client, engine, tasks.cancel_scope)
-                tasks.start_soon(self._pass_on, engine, client, tasks.cancel_scope)
+        async with (
+            client,
+            await anyio.connect_tcp(*self._target) as engine,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(self._pass_on, client, engine, tasks.cancel_scope)
+            tasks.start_soon(self._pass_on, engine, client, tasks.cancel_scope)
         self._clients.remove(client)
 
     @staticmethod
