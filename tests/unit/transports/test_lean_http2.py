@@ -7,6 +7,7 @@ import struct
 import tracemalloc
 from typing import Any
 
+import hpack
 import pytest
 from h2.errors import ErrorCodes
 from h2.exceptions import (
@@ -18,9 +19,10 @@ from h2.exceptions import (
     TooManyStreamsError,
 )
 from h2.settings import SettingCodes
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ensync.transports.header_blocks import BlockReader
 from ensync.transports.lean_http2 import LeanConnection
 from tests.unit.transports.http2_pair import (
     REQUEST,
@@ -351,6 +353,97 @@ def _exchange(lean: LeanConnection, number: int) -> None:
         lean.receive_data(answer)
     lean.receive_data(raw_frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 1)))
     lean.data_to_send()
+
+
+# Details that the above meets too rarely
+
+
+@pytest.mark.parametrize("padding", [b"", b"\x03\0\0\0"])
+def test_an_empty_frame_ends_a_stream(padding: bytes) -> None:
+    pair = situation("answered")
+    frame = raw_frame(DATA, 9 if padding else 1, 1, padding)
+    lean, h2 = (outcome(client, frame) for client in pair.clients)
+    assert lean == h2 == [("data", 1, b"", len(padding)), ("ended", 1)]
+
+
+@pytest.mark.parametrize("length", ["0", "3", "4", "5", "-1", "x", "9" * 5000, "4, 4"])
+@pytest.mark.parametrize("twice", [None, "4", "5"])
+def test_a_promised_length_is_kept(length: str, twice: str | None) -> None:
+    promised = [("content-length", length), *([("content-length", twice)] if twice else [])]
+    pair = situation("asked")
+    block = hpack.Encoder().encode([(":status", "200"), *promised])
+    for frame in (
+        raw_frame(HEADERS, 4, 1, block),
+        raw_frame(DATA, 0, 1, b"abc"),
+        raw_frame(DATA, 1, 1, b"d"),
+    ):
+        lean, h2 = (outcome(client, frame) for client in pair.clients)
+        assert lean == h2
+        if lean is None:
+            return
+    assert {length, twice or length} == {"4"}
+
+
+def test_a_promised_length_may_be_cut_by_trailers() -> None:
+    pair = situation("asked")
+    block = hpack.Encoder().encode([(":status", "200"), ("content-length", "4")])
+    frame = raw_frame(HEADERS, 4, 1, block) + raw_frame(DATA, 0, 1, b"abc")
+    lean, h2 = (outcome(c, frame + raw_frame(HEADERS, 5, 1, LITERAL)) for c in pair.clients)
+    assert lean == h2
+    assert lean is not None
+
+
+def test_the_windows_are_given_back_when_half_is_owed() -> None:
+    lean, server = LeanConnection(), new_server()
+    lean.initiate_connection()
+    server.receive_data(lean.data_to_send())
+    lean.receive_data(server.data_to_send())
+    lean.send_headers(1, REQUEST, end_stream=True)
+    server.receive_data(lean.data_to_send())
+    server.send_headers(1, RESPONSE)
+    for _ in range(40):
+        server.send_data(1, bytes(16_000))
+        lean.receive_data(server.data_to_send())
+        lean.acknowledge_received_data(16_000, 1)
+        server.receive_data(lean.data_to_send())
+        assert server.local_flow_control_window(1) > 65_535 // 2 - 16_000
+        assert server.outbound_flow_control_window == lean._in_window
+
+
+BLOCKS = [
+    OK,
+    LITERAL,
+    b"\x40\x01a\x01b",  # kept in the table, if there is one
+    b"\x40\x01c\x01d",
+    b"\xbe",  # the newest of the table
+    b"\xbf",
+    b"\x20" + OK,  # the table shrinks to nothing
+    b"\x3f\xe1\x1f" + OK,  # and grows to all that is allowed
+    b"\x3f\x0b\x88",  # and to what one entry needs
+    b"\x20\x3f\xe1\x1f\xbe",
+    b"",
+]
+
+
+@given(blocks=st.lists(st.sampled_from(BLOCKS), max_size=30))
+@example(blocks=[BLOCKS[6], BLOCKS[7], BLOCKS[2], BLOCKS[6], BLOCKS[7], BLOCKS[2], BLOCKS[4]])
+@example(blocks=[BLOCKS[6], BLOCKS[2], BLOCKS[2], BLOCKS[7], BLOCKS[2], BLOCKS[4]])
+@example(blocks=[BLOCKS[2], BLOCKS[4], BLOCKS[3], BLOCKS[4], BLOCKS[6], BLOCKS[0], BLOCKS[0]])
+@settings(max_examples=300)
+def test_what_is_looked_up_is_what_would_be_read(blocks: list[bytes]) -> None:
+    reader, decoder = BlockReader(), hpack.Decoder()
+    for block in blocks:
+        try:
+            expected = [(bytes(n).decode(), bytes(v).decode()) for n, v in _raw(decoder, block)]
+        except hpack.HPACKError:
+            with pytest.raises(ProtocolError):
+                reader.read(block)
+            return
+        assert reader.read(block).headers == expected
+
+
+def _raw(decoder: hpack.Decoder, block: bytes) -> Any:
+    return decoder.decode(block, raw=True)
 
 
 # What it refuses to send

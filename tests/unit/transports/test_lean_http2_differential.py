@@ -255,7 +255,7 @@ class Conversation(RuleBasedStateMachine):
     @precondition(lambda self: self.requests & self.answered)
     @rule(
         data=st.data(),
-        size=st.integers(0, 16_000),
+        size=st.sampled_from([0, 1]) | st.integers(0, 16_000),
         padding=st.none() | st.integers(0, 255),
         end=st.booleans(),
     )
