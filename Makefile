@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest proto bench soak clean
+.PHONY: help demo test lint types pytest proto bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 12
@@ -31,9 +31,6 @@ proto: $(VENV)/.dev ## Generate src/ensync/proto from proto/ensync.proto
 
 bench: $(VENV)/.dev ## Compare speed with other clients
 	$(BIN)/python -m benchmarks
-
-soak: $(VENV)/.dev ## Run for long under faults
-	$(BIN)/python -m benchmarks.soak
 
 clean: ## Remove what was made, .venv too
 	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
