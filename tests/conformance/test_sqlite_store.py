@@ -196,10 +196,16 @@ async def test_what_was_given_back_while_it_could_not_be_settled_waits(
 ) -> None:
     await harness.append()
     [lease] = await harness.take()
+    asked = anyio.Event()
+
+    async def ack() -> None:
+        asked.set()
+        await harness.store.ack(lease)
+
     with failing_commits(monkeypatch):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(expect_failure, harness.store.ack, lease)
-            await anyio.lowlevel.checkpoint()
+            tasks.start_soon(expect_failure, ack)
+            await asked.wait()
             await harness.store.release([lease])
     assert payloads(await harness.take()) == ["e"]
 
