@@ -13,6 +13,7 @@ import asyncio
 import logging
 import math
 import ssl
+import warnings
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -134,13 +135,17 @@ async def _tasks_ended(side: AsyncioSide) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _open_trio_asyncio_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
     try:
-        import trio_asyncio
+        with warnings.catch_warnings():
+            # It subclasses what Python 3.12 deprecates, which is nothing to the user.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import trio_asyncio
     except ImportError as error:
         raise EnSyncGenericError(
             "running under trio needs trio-asyncio: pip install 'ensync[trio]'",
             code="missing_extra",
         ) from error
     _teach_anyio_about_trio_asyncio()
+    _share_current_task()
     running = trio_asyncio.current_loop.get()
     if running is not None:
         yield running
@@ -167,6 +172,21 @@ def _teach_anyio_about_trio_asyncio() -> None:
     anyio_on_asyncio: Any = sys.modules.get("anyio._backends._asyncio")
     if anyio_on_asyncio is not None:
         anyio_on_asyncio.get_running_loop = asyncio.get_running_loop
+
+
+def _share_current_task() -> None:
+    # Importing trio-asyncio replaces these functions in asyncio (from Python 3.12 on they
+    # see no loop of its); anyio and grpclib have taken the former ones before.
+    import grpclib.utils
+    from anyio._backends import _asyncio as anyio_backend
+
+    for module, name, function in (
+        (anyio_backend, "current_task", asyncio.current_task),
+        (anyio_backend, "get_running_loop", asyncio.get_running_loop),
+        (grpclib.utils, "_current_task", asyncio.current_task),
+    ):
+        if hasattr(module, name):
+            setattr(module, name, function)
 
 
 def _mark_socket_callbacks(loop: Any) -> None:
