@@ -13,8 +13,8 @@ import asyncio
 import logging
 import math
 import ssl
-import warnings
 import sys
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, TypeVarTuple
