@@ -173,12 +173,15 @@ def test_the_greeting_opens_the_windows(lean: bool) -> None:
     assert wired.server.remote_settings.enable_push == (0 if lean else 1)
 
 
-def test_a_channel_does_not_connect_by_itself() -> None:
+# A channel asks for the running loop.
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "anyio_backend", [("asyncio", {"loop_factory": asyncio.SelectorEventLoop})]
+)
+async def test_a_channel_does_not_connect_by_itself() -> None:
     wired = Wired(lean=False)
     channel: Any = FixedChannel(parse_address("grpc://localhost"), wired.protocol, None)
-    with pytest.raises(StopIteration) as returned:
-        channel.__connect__().send(None)
-    assert returned.value.value is wired.protocol
+    assert await channel.__connect__() is wired.protocol
 
 
 def fresh(lean: bool) -> Wired:
