@@ -153,8 +153,11 @@ async def test_nothing_grows_with_clients_that_come_and_go(
 
 
 INTERRUPTED = """
-    import sys, anyio, ensync
+    import signal, sys, anyio, ensync
     from ensync.server.local import LocalEngine
+
+    # A shell that starts a job in the background has it ignore interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     async def main():
         async with LocalEngine() as engine:
