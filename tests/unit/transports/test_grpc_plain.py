@@ -140,6 +140,7 @@ class Between:
         parts = urlsplit(url)
         self._target = (str(parts.hostname), int(parts.port or 0))
         self._clients: list[anyio.abc.SocketStream] = []
+        self._sending = anyio.Lock()
         self.url = ""
 
     @asynccontextmanager
@@ -165,21 +166,22 @@ class Between:
             tasks.start_soon(self._pass_on, engine, client, tasks.cancel_scope)
         self._clients.remove(client)
 
-    @staticmethod
     async def _pass_on(
-        source: anyio.abc.SocketStream, sink: anyio.abc.SocketStream, over: anyio.CancelScope
+        self, source: anyio.abc.SocketStream, sink: anyio.abc.SocketStream, over: anyio.CancelScope
     ) -> None:
         try:
             async for data in source:
-                await sink.send(data)
+                async with self._sending:
+                    await sink.send(data)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             over.cancel()
         over.cancel()
 
     async def say(self, frame: bytes) -> None:
-        """While the engine says nothing, so that it is not inside of another frame."""
-        for client in self._clients:
-            await client.send(frame)
+        """Between what the engine writes, which is whole frames."""
+        async with self._sending:
+            for client in self._clients:
+                await client.send(frame)
 
 
 async def test_h2_takes_over_by_itself(caplog: pytest.LogCaptureFixture) -> None:
