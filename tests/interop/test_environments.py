@@ -8,6 +8,9 @@ import pytest
 
 from tests.interop.environments import EnvironmentBuildError, python_with
 
+# Environments are made at first use, which is not the time of one test.
+pytestmark = pytest.mark.timeout(300, func_only=True)
+
 
 def test_a_package_that_cannot_be_installed_is_an_error_that_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
