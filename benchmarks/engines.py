@@ -85,7 +85,7 @@ class Engine(ABC):
     def stream(
         self, count: int, size: int = 250, *, rate: float = 0, group: str = "-"
     ) -> EventStream:
-        """Prepares events to be consumed, and one more."""
+        """Prepares events to be consumed, and one more; or none at all, if count is 0."""
 
     def check(self, job: Job) -> None:  # noqa: B027 - not every server can tell
         """Checks that a job was done as asked. Called after each.
@@ -93,6 +93,10 @@ class Engine(ABC):
         Raises:
             ProcessError: It was not.
         """
+
+
+def _and_one_more(count: int) -> int:
+    return count + 1 if count else 0
 
 
 class NeutralServer(Engine):
@@ -126,7 +130,8 @@ class NeutralServer(Engine):
             self._sizes.add(size)
             anyio.run(self._publish_corpus, size)
         number = next(self._numbers)
-        return EventStream(f"stream/{size}/{count + 1}/{rate}/{group}/{number}", count)
+        sent = _and_one_more(count)
+        return EventStream(f"stream/{size}/{sent}/{rate}/{group}/{number}", count)
 
     async def _publish_corpus(self, size: int) -> None:
         async with ensync.connect(self.url, app_key=self._app_id) as client:
@@ -156,7 +161,7 @@ class LocalEngineProcess(Engine):
         self, count: int, size: int = 250, *, rate: float = 0, group: str = "-"
     ) -> EventStream:
         name = f"benchmark/consume/{next(self._numbers)}"
-        self.fill(name, count + 1, size)
+        self.fill(name, _and_one_more(count), size)
         return EventStream(name, count)
 
     def fill(self, name: str, count: int, size: int = 250) -> None:

@@ -22,7 +22,7 @@ def draw_all(all_results: Sequence[Results]) -> dict[str, str]:
         if section.baseline is not None:
             drawn[section.key] = _ratio_bars(results, section.baseline)
         elif section.key == "subscriptions":
-            drawn[section.key] = _growth_lines(results, section.scenarios, "subscriptions")
+            drawn[section.key] = _growth_lines(results, section.scenarios[:-1], "subscriptions")
         elif section.key == "backlog":
             drawn[section.key] = _backlog_lines(results)
     return drawn

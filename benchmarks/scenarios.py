@@ -210,28 +210,36 @@ def _websocket_section() -> Section:
 
 
 def _subscriptions_section() -> Section:
-    total = 8000
-
-    def consume(subscriptions: int) -> MakeJob:
-        def make_job(engine: Engine) -> Job:
-            each = total // subscriptions
-            streams = tuple(engine.stream(each, group="all") for _ in range(subscriptions))
-            return engine.job("consume", streams=streams, start_name=engine.start_name("all"))
-
-        return make_job
-
+    total = 16_000
+    spread = tuple(
+        Scenario(f"subscriptions-{n}", f"{n:,}", _consume_by_many(n, total), (PER_EVENT,))
+        for n in (1, 10, 100, 500)
+    )
+    one_busy = Scenario(
+        "subscriptions-500-idle",
+        "one of 500 is busy",
+        _consume_by_many(1, total, idle=499),
+        (PER_EVENT,),
+    )
     return Section(
         key="subscriptions",
         title="Cost of an event as subscriptions grow",
         contenders=("asyncio", "trio"),
         baseline=None,
-        scenarios=tuple(
-            Scenario(f"subscriptions-{n}", f"{n:,}", consume(n), (PER_EVENT,))
-            for n in (1, 10, 100, 500)
-        ),
-        rounds=5,
-        note=f"{total:,} events, spread evenly over the subscriptions of one client.",
+        scenarios=(*spread, one_busy),
+        note=f"{total:,} events, spread evenly over the subscriptions of one client, each with a "
+        "loop in a task of its own; the server sends one to each in turn, so that every event "
+        "wakes another task. The last column: 500 subscriptions, all events are of one.",
     )
+
+
+def _consume_by_many(busy: int, total: int, idle: int = 0) -> MakeJob:
+    def make_job(engine: Engine) -> Job:
+        counts = [total // busy] * busy + [0] * idle
+        streams = tuple(engine.stream(count, group="all") for count in counts)
+        return engine.job("consume", streams=streams, start_name=engine.start_name("all"))
+
+    return make_job
 
 
 def _backlog_section(largest: int) -> Section:

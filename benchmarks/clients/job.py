@@ -12,7 +12,7 @@ __all__ = ["EventStream", "Job", "Measurement"]
 
 @dataclass(frozen=True, slots=True)
 class EventStream:
-    """Events to be consumed: one more than are counted is there under this name.
+    """Events to be consumed: one more than are counted is there under this name (0: none).
 
     The older SDKs do not say when an acknowledgement is answered. They handle one event
     after another, so the arrival of the next says that the one before is settled.

@@ -54,7 +54,8 @@ class EnsyncClient:
             await subscribed()
             async with anyio.create_task_group() as loops:
                 for subscription, stream in zip(subscriptions, streams, strict=True):
-                    loops.start_soon(_count_events, subscription, stream.count, on_event)
+                    if stream.count:
+                        loops.start_soon(_count_events, subscription, stream.count, on_event)
             for subscription, stream in zip(subscriptions, streams, strict=True):
                 await _until_confirmed(subscription, stream.count)
             settled()
