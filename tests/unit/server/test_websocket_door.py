@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from base64 import b64encode
 from collections.abc import Callable
@@ -323,6 +324,16 @@ async def test_a_removed_app_s_clients_are_sent_away() -> None:
         error = await raw.closed()
         assert error.rcvd is not None
         assert error.rcvd.code == 1001
+
+
+async def test_debug_logs_show_no_app_key(caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("", "websockets", "websockets.server", "ensync"):
+        caplog.set_level(logging.DEBUG, logger=name)
+    async with open_door() as door, door.client() as raw:
+        await raw.ask(f"CONN;ACCESS_KEY=:{door.app.app_key};ACCESS_KEY=:x")
+        app_key = door.app.app_key
+    own = [entry for entry in caplog.records if not entry.name.startswith("websockets.client")]
+    assert not any(app_key in entry.getMessage() for entry in own)
 
 
 # Slow and dead clients

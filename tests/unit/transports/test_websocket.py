@@ -6,7 +6,8 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Literal
 
 import anyio
 import pytest
@@ -33,8 +34,13 @@ from ensync.transports.base import (
     Replay,
 )
 from ensync.transports.bridge import open_asyncio_side
-from ensync.transports.websocket import WebSocketTransport
-from tests.unit.transports.scripted_engine import Answers, TestedLink, scripted_engine
+from ensync.transports.websocket import Proxy, WebSocketTransport
+from tests.unit.transports.scripted_engine import (
+    Answers,
+    ScriptedEngine,
+    TestedLink,
+    scripted_engine,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -551,10 +557,105 @@ async def test_tls_with_a_server_in_plain_text() -> None:
 
 
 async def test_debug_logs_show_no_app_key(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
+    for name in ("", "websockets", "websockets.client", "ensync"):
+        caplog.set_level(logging.DEBUG, logger=name)
     async with scripted_engine(silent) as engine, engine.link() as tested:
-        for name in ("websockets", "websockets.client", "ensync"):
-            logging.getLogger(name).setLevel(logging.DEBUG)
         await tested.authenticate("very-secret-key")
     own = [entry for entry in caplog.records if not entry.name.startswith("websockets.server")]
     assert not any("very-secret-key" in entry.getMessage() for entry in own)
+
+
+# Proxies and compression
+
+
+@asynccontextmanager
+async def _proxy_to(port: int, requests: list[str]) -> AsyncIterator[str]:
+    """An HTTP proxy that connects to one port, whatever it is asked for; 0: it refuses."""
+
+    async def handle(client: SocketStream) -> None:
+        async with client:
+            requests.append((await client.receive()).decode().partition("\r\n")[0])
+            if port == 0:
+                await client.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                return
+            async with await anyio.connect_tcp("127.0.0.1", port) as engine:
+                await client.send(b"HTTP/1.1 200 OK\r\n\r\n")
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_pipe, client, engine)
+                    await _pipe(engine, client)
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, handle)
+        yield f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        tasks.cancel_scope.cancel()
+
+
+async def _pipe(source: SocketStream, sink: SocketStream) -> None:
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+        async for data in source:
+            await sink.send(data)
+        await sink.send_eof()
+
+
+async def _authenticate_through(proxy: Proxy, url: str, engine: ScriptedEngine) -> Identity:
+    transport = WebSocketTransport(
+        parse_address(url), engine.side, tls=None, connect_timeout=5, proxy=proxy
+    )
+    link = await engine.side.run(transport.open_link, print)
+    try:
+        return await engine.side.run(link.authenticate, "key")
+    finally:
+        await engine.side.run(link.aclose)
+
+
+async def test_a_connection_may_go_through_a_proxy() -> None:
+    requests: list[str] = []
+    async with scripted_engine(silent) as engine, _proxy_to(engine.port, requests) as proxy:
+        identity = await _authenticate_through(proxy, "ws://engine.invalid", engine)
+    assert identity.client_id == "c1"
+    assert requests == ["CONNECT engine.invalid:80 HTTP/1.1"]
+
+
+async def test_the_environment_may_name_a_proxy_which_loopback_never_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests: list[str] = []
+    async with scripted_engine(silent) as engine, _proxy_to(engine.port, requests) as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "socks_proxy", "no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("https_proxy", proxy)
+        monkeypatch.setenv("http_proxy", proxy)
+        await _authenticate_through(True, engine.url, engine)
+        assert requests == []
+        await _authenticate_through(True, "ws://engine.invalid", engine)
+        assert len(requests) == 1
+
+
+async def test_a_proxy_that_refuses_is_named_as_the_culprit() -> None:
+    async with scripted_engine(silent) as engine, _proxy_to(0, []) as proxy:
+        with pytest.raises(EnSyncConnectionError, match="through the proxy") as caught:
+            await _authenticate_through(proxy, "ws://engine.invalid", engine)
+    assert caught.value.code == "connect_failed"
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+async def test_compression_is_offered_only_when_asked_for(
+    compression: Literal["deflate"] | None,
+) -> None:
+    async with scripted_engine(silent) as engine:
+        transport = WebSocketTransport(
+            parse_address(engine.url),
+            engine.side,
+            tls=None,
+            connect_timeout=5,
+            compression=compression,
+        )
+        link = await engine.side.run(transport.open_link, print)
+        await engine.side.run(link.authenticate, "key")
+        request = engine.connections[0].request
+        await engine.side.run(link.aclose)
+    assert request is not None
+    assert ("Sec-WebSocket-Extensions" in request.headers) == (compression is not None)
