@@ -29,11 +29,16 @@ def engine_url(config: pytest.Config) -> str | None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "transport" not in metafunc.fixturenames:
+    if "transport" not in metafunc.fixturenames or _chooses_transport(metafunc):
         return
     url = engine_url(metafunc.config)
     transports = TRANSPORTS if url is None else (parse_address(url).transport,)
     metafunc.parametrize("transport", transports)
+
+
+def _chooses_transport(metafunc: pytest.Metafunc) -> bool:
+    marks = metafunc.definition.iter_markers("parametrize")
+    return any("transport" in mark.args[0] for mark in marks)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
