@@ -12,7 +12,6 @@ import anyio
 from ensync.acknowledgements import Acknowledger
 from ensync.connection import Connection, SessionSettings
 from ensync.errors import (
-    EnSyncConnectionError,
     EnSyncError,
     EnSyncSubscriptionError,
     EnSyncTimeoutError,
@@ -146,15 +145,17 @@ class SubscriptionRegistry:
 
     async def _add(self, subscriber: Subscriber) -> None:
         deadline = anyio.current_time() + self._session.settings.request_timeout
+        decisions = self._new_decisions()
         while True:
             connection = await self._session.connection(deadline)
             try:
                 await self._subscribe(connection, subscriber, deadline)
             except EnSyncTimeoutError:
                 raise
-            except EnSyncConnectionError:
+            except EnSyncError as failure:
                 if not connection.is_lost:
-                    raise
+                    await _wait_to_retry(decisions, failure, deadline)
+                continue
             if not connection.is_lost:
                 return
 
@@ -292,3 +293,14 @@ class SubscriptionRegistry:
         deadline = anyio.current_time() + self._session.settings.request_timeout
         await self._subscribe(connection, subscriber, deadline)
         await subscriber.restore_pause()
+
+
+async def _wait_to_retry(
+    decisions: ReconnectDecisions, failure: EnSyncError, deadline: float
+) -> None:
+    decision = decisions.failed(failure) if failure.retryable else GiveUp(failure)
+    if isinstance(decision, GiveUp):
+        raise decision.error
+    if anyio.current_time() + decision.delay >= deadline:
+        raise failure
+    await anyio.sleep(decision.delay)

@@ -72,7 +72,7 @@ class GrpcStream(Stream):
             raise self._connection.error
         if self._ended is None:
             return
-        if self._ended.reason is StreamEnd.REFUSED:
+        if self._ended.reason in (StreamEnd.REFUSED, StreamEnd.BROKEN):
             raise self._ended.error
         self._on_end(self._ended)
 
