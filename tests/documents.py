@@ -36,7 +36,7 @@ class Block(NamedTuple):
 
     @property
     def is_program(self) -> bool:
-        return "anyio.run(" in self.code
+        return "anyio.run(" in self.code and not self.is_test_module
 
     @property
     def is_test_module(self) -> bool:

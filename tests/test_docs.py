@@ -42,6 +42,9 @@ SHOWN_ONLY = {"", "text", "json", "ini"}
 # What sets up an environment, which the tests have.
 SET_UP = {"python3", ".", "pip", "export", "set"}
 
+# The fixtures too where ensync is not installed, and pytest is not told of them.
+PLUGINS = ["-p", "pytest_ensync", "-p", "no:cacheprovider"]
+
 LIMIT = 25.0  # seconds
 
 
@@ -113,7 +116,7 @@ def test_example(example: Path, engine: Served, tmp_path: Path) -> None:
 def test_test_module(block: Block, engine: Served, tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(block.code)
     done = _run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_it.py"],
+        [sys.executable, "-m", "pytest", "-q", *PLUGINS, "test_it.py"],
         engine,
         tmp_path,
     )

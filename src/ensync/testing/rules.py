@@ -87,13 +87,17 @@ def checked(method: Method) -> Method:
 
 
 class FaultRule(ABC):
-    """A fault that was asked for."""
+    """A fault that was asked for.
+
+    Attributes:
+        watch: Notified when it has happened or was taken back.
+    """
 
     def __init__(self, counter: Counter[str]) -> None:
         self._counter = counter
         self._happened = 0
         self._cancelled = False
-        self._watch = Watch()
+        self.watch = Watch()
 
     @property
     def happened(self) -> int:
@@ -108,15 +112,15 @@ class FaultRule(ABC):
     def cancel(self) -> None:
         """Takes it back, and lets go of what it holds up at the moment."""
         self._cancelled = True
-        self._watch.notify()
+        self.watch.notify()
 
     async def wait(self, times: int = 1) -> None:
         """Waits until it has happened so many times, counted from the beginning."""
-        await self._watch.until(lambda: self._happened >= times)
+        await self.watch.until(lambda: self._happened >= times)
 
     async def cancelled(self) -> None:
         """Waits until it is taken back."""
-        await self._watch.until(lambda: self._cancelled)
+        await self.watch.until(lambda: self._cancelled)
 
     @abstractmethod
     def wants(self, point: Point, call: DoorCall) -> bool:
@@ -133,7 +137,7 @@ class FaultRule(ABC):
     def _count(self, kind: str) -> None:
         self._happened += 1
         self._counter[kind] += 1
-        self._watch.notify()
+        self.watch.notify()
 
 
 Act: TypeAlias = Callable[[DoorCall, FaultRule], Awaitable[int | None]]

@@ -23,7 +23,10 @@ import anyio
 
 from ensync.errors import EnSyncGenericError
 
-__all__ = ["AsyncioSide", "being_cancelled", "open_asyncio_side"]
+__all__ = ["ASYNCIO_OF_ITS_OWN", "AsyncioSide", "being_cancelled", "open_asyncio_side"]
+
+# For anyio. Named, because trio-asyncio has its own loop made where none is, once it is imported.
+ASYNCIO_OF_ITS_OWN: dict[str, Any] = {"loop_factory": asyncio.SelectorEventLoop}
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
