@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 from ensync.acknowledgements import means_done
-from ensync.errors import EnSyncError, EnSyncSubscriptionError, EnSyncValidationError
+from ensync.connection import Connection
+from ensync.errors import (
+    EnSyncError,
+    EnSyncSubscriptionError,
+    EnSyncValidationError,
+)
 from ensync.event import ControlResult, DeferResult
-from ensync.intake import Intake
+from ensync.intake import Intake, NotRegistered
 from ensync.ledger import EventKey, Place
 from ensync.options import check_duration
 from ensync.payload import check_idem, check_reason
@@ -125,7 +131,8 @@ class Control:
     # The flow
 
     async def pause(self, reason: str) -> ControlResult:
-        outcome = await self._ask(Pause(self._name, check_reason(reason)))
+        request = Pause(self._name, check_reason(reason))
+        outcome = await self._ask(request, self._intake.registered)
         self._intake.paused_by_user()
         return self._result("paused", outcome)
 
@@ -135,16 +142,22 @@ class Control:
             self._intake.continued_here()
             outcome = Outcome(True, "delivery goes on when the buffer has room")
         else:
-            outcome = await self._ask(Continue(self._name))
+            outcome = await self._ask(Continue(self._name), self._intake.registered)
             self._intake.continued_by_user()
         return self._result("continued", outcome)
 
     async def unsubscribe(self) -> ControlResult:
-        return self._result("unsubscribed", await self._ask(Unsubscribe(self._name)))
+        try:
+            outcome = await self._ask(Unsubscribe(self._name), self._intake.registered_now)
+        except NotRegistered:
+            outcome = Outcome(True, "the registration has ended with its connection")
+        return self._result("unsubscribed", outcome)
 
-    async def _ask(self, request: Request) -> Outcome:
+    async def _ask(
+        self, request: Request, find: Callable[[float], Awaitable[Connection]] | None = None
+    ) -> Outcome:
         self._intake.check_open()
-        outcome = await self._session.request(request)
+        outcome = await self._session.request(request, find)
         if not outcome.success:
             raise self._refused(request, outcome)
         return outcome

@@ -15,12 +15,17 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ensync.connection import Connection
 from ensync.engine_pause import EnginePause
-from ensync.errors import EnSyncConnectionError, EnSyncError, EnSyncSubscriptionError
+from ensync.errors import (
+    EnSyncConnectionError,
+    EnSyncError,
+    EnSyncSubscriptionError,
+    EnSyncTimeoutError,
+)
 from ensync.ledger import Arrival, DeliveryLedger, EventKey, Place
 from ensync.session import Session
 from ensync.transports.base import Delivery, Discard, Outcome, Pause, Stream
 
-__all__ = ["Arrived", "Intake"]
+__all__ = ["Arrived", "Intake", "NotRegistered"]
 
 logger = logging.getLogger("ensync")
 
@@ -41,6 +46,10 @@ class Arrived(NamedTuple):
     @property
     def key(self) -> EventKey:
         return EventKey(self.delivery.idem, self.delivery.block)
+
+
+class NotRegistered(EnSyncConnectionError):
+    """The engine does not know the subscription now, as its connection was lost."""
 
 
 class Intake:
@@ -90,15 +99,45 @@ class Intake:
         self._engine_pause.attached(connection)
         if self._held:
             self._hold()
+        self.notify()
 
     def detached(self) -> None:
         self._stream = self._connection = None
         self._kept.clear()
         self._engine_pause.detached()
+        self.notify()
+
+    async def registered(self, deadline: float) -> Connection:
+        """The connection on which the engine knows this subscription, waiting for one.
+
+        Raises:
+            EnSyncTimeoutError: There was none by the deadline.
+            EnSyncError: There will be none.
+        """
+        with anyio.CancelScope(deadline=deadline):
+            while True:
+                self.check_open()
+                if self._connection is not None and not self._connection.is_lost:
+                    return self._connection
+                await self._wait_for_change()
+        raise EnSyncTimeoutError(
+            f"{self._event_name!r} is not subscribed to again in time", event_name=self._event_name
+        )
+
+    async def registered_now(self, _deadline: float) -> Connection:
+        """The connection on which the engine knows this subscription.
+
+        Raises:
+            NotRegistered: There is none.
+        """
+        if self._connection is None or self._connection.is_lost:
+            raise NotRegistered(f"{self._event_name!r} is not subscribed to at the moment")
+        return self._connection
 
     async def restore_pause(self) -> None:
         if self.user_paused:
-            outcome = await self._session.request(Pause(self._event_name, "paused before"))
+            request = Pause(self._event_name, "paused before")
+            outcome = await self._session.request(request, self.registered)
             if not outcome.success:
                 logger.warning(
                     "%r could not be paused again: %s", self._event_name, outcome.message

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import NamedTuple, Protocol
 
 import anyio
 
 from ensync.acknowledgements import Acknowledger
-from ensync.connection import Connection, SessionSettings
+from ensync.connection import Answer, Connection, SessionSettings
 from ensync.errors import (
     EnSyncError,
     EnSyncSubscriptionError,
     EnSyncTimeoutError,
 )
 from ensync.reconnecting import Decision, GiveUp, ReconnectDecisions, TryAfter
-from ensync.transports.base import Delivery, Stream, StreamEnd, StreamEnded
+from ensync.transports.base import (
+    Delivery,
+    Request,
+    Stream,
+    StreamEnd,
+    StreamEnded,
+    Unsubscribe,
+)
 from ensync.transports.bridge import AsyncioSide
 
 __all__ = ["Subscriber", "SubscriptionRegistry"]
@@ -73,6 +81,10 @@ class Connections(Protocol):
         """The connection, waiting for one."""
         ...
 
+    async def exchange(self, connection: Connection, request: Request, deadline: float) -> Answer:
+        """Sends a request once and waits for its answer."""
+        ...
+
     def unknown_to_engine(self, message: str) -> None:
         """The engine answered that it does not know this client."""
 
@@ -92,6 +104,7 @@ class SubscriptionRegistry:
         self._new_decisions = new_decisions
         self._subscribers: dict[str, Subscriber] = {}
         self._adding: set[str] = set()
+        self._registering: dict[str, anyio.Lock] = {}
         self._decisions: dict[str, ReconnectDecisions] = {}
         self._broken: deque[_Broken] = deque()
         self._something_broke = anyio.Event()
@@ -138,7 +151,7 @@ class SubscriptionRegistry:
         try:
             await self._add(subscriber)
         except BaseException:
-            del self._subscribers[name]
+            self._forget(subscriber)
             raise
         finally:
             self._adding.discard(name)
@@ -161,10 +174,18 @@ class SubscriptionRegistry:
 
     def remove(self, subscriber: Subscriber, stream: Stream | None) -> None:
         """Forgets a subscription and ends its stream, so that others get its events."""
-        self._subscribers.pop(subscriber.event_name, None)
-        self._decisions.pop(subscriber.event_name, None)
-        if stream is None:
-            return
+        self._forget(subscriber)
+        if stream is not None:
+            self._end_stream(subscriber, stream)
+
+    def _forget(self, subscriber: Subscriber) -> None:
+        # By now the name may be another subscription's.
+        name = subscriber.event_name
+        if self._subscribers.get(name) is subscriber:
+            del self._subscribers[name]
+            self._decisions.pop(name, None)
+
+    def _end_stream(self, subscriber: Subscriber, stream: Stream) -> None:
         if self._carries_others(subscriber):
             self._orphans.append(stream)
         else:
@@ -197,15 +218,37 @@ class SubscriptionRegistry:
             self._stream_ended(connection, subscriber, ended)
 
         with anyio.CancelScope(deadline=deadline):
-            stream = await self._session.side.run(
-                connection.live_link.subscribe, name, on_delivery, on_end
-            )
-            subscriber.attached(connection, stream)
-            self._registered(connection, name)
+            async with self._one_at_a_time(name):
+                stream = await self._session.side.run(
+                    connection.live_link.subscribe, name, on_delivery, on_end
+                )
+                if self._subscribers.get(name) is subscriber:
+                    subscriber.attached(connection, stream)
+                    self._registered(connection, name)
+                else:
+                    await self._take_back(connection, subscriber, stream, deadline)
             return
         raise EnSyncTimeoutError(
             f"the engine did not register the subscription to {name!r} in time", event_name=name
         )
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, name: str) -> AsyncIterator[None]:
+        """Keeps the taking back of one registration from hitting the next one of that name."""
+        lock = self._registering.setdefault(name, anyio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._registering.pop(name, None)
+
+    async def _take_back(
+        self, connection: Connection, subscriber: Subscriber, stream: Stream, deadline: float
+    ) -> None:
+        # It was left while it was being registered.
+        await self._session.exchange(connection, Unsubscribe(subscriber.event_name), deadline)
+        self._end_stream(subscriber, stream)
 
     def _registered(self, connection: Connection, name: str) -> None:
         connection.registered.add(name)
@@ -286,7 +329,7 @@ class SubscriptionRegistry:
                 return
 
     def _give_up(self, subscriber: Subscriber, error: EnSyncError) -> None:
-        self._subscribers.pop(subscriber.event_name, None)
+        self._forget(subscriber)
         subscriber.failed(error)
 
     async def _subscribe_again(self, connection: Connection, subscriber: Subscriber) -> None:

@@ -309,17 +309,24 @@ class Session:
             return Answer(EnSyncTimeoutError("no answer from the engine in time"), sent)
         return Answer(wait.answer, sent)
 
-    async def request(self, request: Request, timeout: float | None = None) -> Outcome:
+    async def request(
+        self, request: Request, find: Callable[[float], Awaitable[Connection]] | None = None
+    ) -> Outcome:
         """Sends a request that may safely be repeated until it is answered.
 
+        Args:
+            request: What to send.
+            find: Waits, until a deadline, for the connection to use. By default any will do.
+
         Raises:
-            EnSyncTimeoutError: No answer within the timeout.
+            EnSyncTimeoutError: No answer within the request timeout.
             EnSyncConnectionError: The session has ended.
         """
-        deadline = anyio.current_time() + (timeout or self.settings.request_timeout)
+        find = self.connection if find is None else find
+        deadline = anyio.current_time() + self.settings.request_timeout
         pauses = Backoff(Reconnect(initial=0.05, maximum=1.0, max_attempts=None), self._random)
         while True:
-            connection = await self.connection(deadline)
+            connection = await find(deadline)
             result = (await self.exchange(connection, request, deadline)).result
             if isinstance(result, Outcome):
                 if not result.unauthenticated:

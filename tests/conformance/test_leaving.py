@@ -106,7 +106,7 @@ async def test_leaving_in_the_middle_of_a_back_off(
     reconnect = ensync.Reconnect(initial=1000, maximum=1000)
     with anyio.fail_after(PATIENCE):
         async with (
-            target.connect(reconnect=reconnect, drain_timeout=0.1) as client,
+            target.connect(reconnect=reconnect, drain_timeout=1000) as client,
             client.subscribe(event_name),
         ):
             faults.fail_next("connect", count=None)

@@ -6,77 +6,11 @@ import anyio
 import pytest
 
 from ensync.acknowledgements import MAX_IN_FLIGHT, AcknowledgementPipeline, means_done
-from ensync.errors import EnSyncConnectionError, EnSyncError
 from ensync.ledger import EventKey
-from ensync.transports.base import (
-    Acknowledge,
-    Call,
-    DeliveryCallback,
-    EndCallback,
-    Identity,
-    Link,
-    Outcome,
-    ReplyCallback,
-    Request,
-    Stream,
-)
+from ensync.transports.base import Outcome
+from tests.unit.scripted_link import DONE, ScriptedLink
 
 pytestmark = [pytest.mark.anyio, pytest.mark.mock_clock]
-
-DONE = Outcome(True)
-LOST = EnSyncConnectionError("the link was lost")
-
-
-class SentCall(Call):
-    def __init__(self, link: ScriptedLink, request: Request, on_reply: ReplyCallback) -> None:
-        self.sent = True
-        self.link, self.request, self.on_reply = link, request, on_reply
-
-    def cancel(self) -> None:
-        if self in self.link.calls:
-            self.link.calls.remove(self)
-            if self.link.cancelling_ends_it:
-                self.link.answer_all(LOST)
-
-
-class ScriptedLink(Link):
-    """Keeps what is sent until it is told to answer."""
-
-    def __init__(self, *, cancelling_ends_it: bool = False) -> None:
-        self.calls: list[SentCall] = []
-        self.cancelling_ends_it = cancelling_ends_it
-
-    @property
-    def idems(self) -> list[str]:
-        requests = [call.request for call in self.calls]
-        return [request.idem for request in requests if isinstance(request, Acknowledge)]
-
-    def send(self, request: Request, on_reply: ReplyCallback) -> Call:
-        call = SentCall(self, request, on_reply)
-        self.calls.append(call)
-        return call
-
-    def answer(self, answer: Outcome | EnSyncError) -> None:
-        self.calls.pop(0).on_reply(answer)
-
-    def answer_all(self, answer: Outcome | EnSyncError) -> None:
-        calls, self.calls = self.calls, []
-        for call in calls:
-            call.on_reply(answer)
-
-    async def authenticate(self, app_key: str) -> Identity:
-        raise NotImplementedError
-
-    async def subscribe(
-        self, event_name: str, on_delivery: DeliveryCallback, on_end: EndCallback
-    ) -> Stream:
-        raise NotImplementedError
-
-    def abort(self, error: EnSyncConnectionError) -> None:
-        raise NotImplementedError
-
-    async def aclose(self) -> None:
-        raise NotImplementedError
 
 
 class Owner:
