@@ -185,7 +185,9 @@ def request_of(rpc: Rpc, client_id: str, target: Target, event_name: str) -> bet
         "priority": 0,
         "reason": "mine now",
     }
-    return rpc.request(**{field.name: values[field.name] for field in fields(rpc.request)})
+    named = {field.name: values[field.name] for field in fields(rpc.request)}
+    request: betterproto2.Message = rpc.request(**named)
+    return request
 
 
 async def refused(client: RawClient, rpc: Rpc, request: betterproto2.Message) -> str:
