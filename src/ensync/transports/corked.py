@@ -24,6 +24,7 @@ class CorkedTransport:
         self._gathered: list[bytes] = []
         self._size = 0
         self._frozen = False
+        self._passes_next = False
 
     @property
     def unsent_bytes(self) -> int:
@@ -35,11 +36,23 @@ class CorkedTransport:
         if self._frozen or self._transport.is_closing():
             return
         if not self._gathered:
+            if self._passes_next:
+                self._passes_next = False
+                self._transport.write(data)
+                return
             self._call_soon(self._flush)
         self._gathered.append(data)
         self._size += len(data)
         if self._size >= _FLUSH_BYTES:
             self._flush()
+
+    def pass_next(self) -> None:
+        """Writes what comes next at once, unless there is something to gather it with.
+
+        After something was read, this saves who asks one thing at a time a turn of the
+        loop, and costs who asks many at once one more write for each time they are answered.
+        """
+        self._passes_next = True
 
     def close(self) -> None:
         """Closes when all that was written is sent."""

@@ -192,6 +192,7 @@ class ClientProtocol(H2Protocol):
         else:
             if not self.connection.is_closing():
                 self.connection.flush()
+                self._transport.pass_next()
 
     def _check_greeting(self, data: bytes) -> bool:
         self._greeted = True

@@ -63,11 +63,35 @@ def test_writes_of_a_turn_are_one() -> None:
     assert corked.transport.unsent_bytes == 1000
 
 
-@given(writes=st.lists(st.none() | st.integers(0, 100_000), max_size=20))
-def test_all_is_written_in_order(writes: list[int | None]) -> None:
+def test_one_write_passes_at_once_and_those_after_it_are_gathered() -> None:
+    corked = Corked()
+    corked.transport.pass_next()
+    corked.transport.write(b"first")
+    assert corked.below.writes == [b"first"]
+    for data in (b"a", b"b"):
+        corked.transport.write(data)
+    assert corked.below.writes == [b"first"]
+    corked.turn()
+    assert corked.below.writes == [b"first", b"ab"]
+
+
+def test_nothing_overtakes_what_was_gathered() -> None:
+    corked = Corked()
+    corked.transport.write(b"gathered")
+    corked.transport.pass_next()
+    corked.transport.write(b"later")
+    assert corked.below.writes == []
+    corked.turn()
+    assert corked.below.writes == [b"gatheredlater"]
+
+
+@given(writes=st.lists(st.none() | st.just("pass") | st.integers(0, 100_000), max_size=20))
+def test_all_is_written_in_order(writes: list[int | str | None]) -> None:
     corked, expected = Corked(), b""
     for number, size in enumerate(writes):
-        if size is None:
+        if isinstance(size, str):
+            corked.transport.pass_next()
+        elif size is None:
             corked.turn()
             assert b"".join(corked.below.writes) == expected
         else:
