@@ -8,12 +8,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ensync.cli.failures import FAILED, UNREACHABLE, CommandError
+from ensync.cli.failures import FAILED, UNREACHABLE, WRONG_USE, CommandError
 
 __all__ = ["AdminClient", "admin_file", "announced", "running_engine"]
 
@@ -49,8 +50,10 @@ class AdminClient:
             with _OPENER.open(request, timeout=_TIMEOUT) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
+            # What is no use to the engine is no use here: as if the engine were in this process.
+            code = WRONG_USE if error.code == HTTPStatus.BAD_REQUEST else FAILED
             with error:
-                raise CommandError(_reason(error), FAILED) from error
+                raise CommandError(_reason(error), code) from error
         except (OSError, HTTPException) as error:
             raise CommandError(
                 "no engine answers at the admin URL: is ensync serve still running?", UNREACHABLE

@@ -156,7 +156,7 @@ def _find(ask: Ask, name: str) -> Any:
         if name in (app["name"], app["app_id"]):
             return app
     names = ", ".join(repr(app["name"]) for app in apps) or "no app at all"
-    raise CommandError(f"there is no app {name!r}; there is {names}")
+    raise CommandError(f"there is no app {name!r}; there is {names}", WRONG_USE)
 
 
 def _with_engine(data: Path | None, admin_url: str | None, work: Callable[[Ask], None]) -> None:

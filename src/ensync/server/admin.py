@@ -7,21 +7,18 @@ that only the same user can read.
 
 from __future__ import annotations
 
-import hmac
-import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, TypeAlias, cast
 from urllib.parse import unquote
 
-import anyio
-from anyio.abc import SocketListener
-
-from ensync.errors import EnSyncGenericError, EnSyncValidationError
+from ensync.errors import EnSyncValidationError
 from ensync.scopes import background_tasks
 from ensync.server.apps import ANY_NAME, AppRecord
-from ensync.server.http import HttpError, JsonRequest, port_of, serve_json
+from ensync.server.http import HttpError, HttpRequest, serve_http
+from ensync.server.http_gate import Gate
+from ensync.server.listening import listen, port_of
 from ensync.server.local import LocalEngine
 
 __all__ = ["AdminEndpoint", "open_admin"]
@@ -38,21 +35,18 @@ class AdminEndpoint:
         url: Where it is. It contains the token, so it is a secret.
     """
 
-    def __init__(self, engine: LocalEngine, port: int, token: str) -> None:
-        self.url = f"http://{_HOST}:{port}/{token}"
+    def __init__(self, engine: LocalEngine, port: int) -> None:
         self._engine = engine
-        self._token = token
+        self._gate = Gate(_HOST, "take the admin URL that ensync serve prints")
+        self.url = f"http://{_HOST}:{port}/{self._gate.token}"
 
-    async def handle(self, request: JsonRequest) -> object:
+    async def handle(self, request: HttpRequest) -> object:
         """Does what is asked for, and returns the answer.
 
         Raises:
             HttpError: It can't be done.
         """
-        _, token, what, *rest = [*request.path.split("/"), "", ""]
-        # Compared in constant time, so that it can't be found out letter by letter.
-        if not hmac.compare_digest(token.encode(), self._token.encode()):
-            raise HttpError(HTTPStatus.FORBIDDEN, "wrong token")
+        what, app_id, *_ = [*self._gate.admit(request), "", ""]
         # A page in a browser can be made to ask loopback; this command never says where from.
         if "origin" in request.headers:
             raise HttpError(HTTPStatus.FORBIDDEN, "not for browsers")
@@ -60,7 +54,7 @@ class AdminEndpoint:
         if action is None:
             raise HttpError(HTTPStatus.NOT_FOUND, "there is no such request")
         try:
-            return await action(self._engine, unquote(rest[0]), request.body)
+            return await action(self._engine, unquote(app_id), request.body)
         except EnSyncValidationError as error:
             raise HttpError(HTTPStatus.BAD_REQUEST, str(error)) from error
 
@@ -74,24 +68,13 @@ async def open_admin(engine: LocalEngine, port: int = 0) -> AsyncGenerator[Admin
         port: 0: any free one.
 
     Raises:
-        EnSyncGenericError: The port can't be had.
+        CannotListenError: The port can't be had.
     """
-    listener = await _listen(port)
-    endpoint = AdminEndpoint(engine, port_of(listener), secrets.token_urlsafe(24))
+    listener = await listen("the admin endpoint", _HOST, port)
+    endpoint = AdminEndpoint(engine, port_of(listener))
     async with listener, background_tasks() as tasks:
-        tasks.start_soon(serve_json, listener, endpoint.handle)
+        tasks.start_soon(serve_http, listener, endpoint.handle)
         yield endpoint
-
-
-async def _listen(port: int) -> SocketListener:
-    try:
-        listeners = await anyio.create_tcp_listener(local_host=_HOST, local_port=port)
-    except OSError as error:
-        raise EnSyncGenericError(
-            f"the admin endpoint can't listen on {_HOST}: {error.strerror or error}",
-            code="cannot_listen",
-        ) from error
-    return cast("SocketListener", listeners.listeners[0])
 
 
 async def _status(engine: LocalEngine, _app_id: str, _body: Any) -> object:

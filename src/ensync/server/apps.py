@@ -204,6 +204,14 @@ def _permissions(argument: str, names: Iterable[str]) -> frozenset[str]:
         raise EnSyncValidationError(
             f"{argument} must be a list of event names, such as ['orders/created'] or ['*']"
         )
-    return frozenset(
-        check_wire_text(f"a name in {argument}", name, minimum=1, maximum=1024) for name in names
-    )
+    return frozenset(_permission(argument, name) for name in names)
+
+
+def _permission(argument: str, name: str) -> str:
+    check_wire_text(f"a name in {argument}", name, minimum=1, maximum=1024)
+    if ANY_NAME in name and name != ANY_NAME:
+        raise EnSyncValidationError(
+            f"a name in {argument} is {name!r}, but there are no patterns: names are compared "
+            f"whole. Give each name, or {ANY_NAME!r} alone for all"
+        )
+    return name

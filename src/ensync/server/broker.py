@@ -67,6 +67,10 @@ class Broker:
         new_client_id: Makes client ids; they must be hard to guess.
         clock: Seconds, never going back.
         now_ms: Milliseconds since the epoch.
+
+    Attributes:
+        observers: Called with each event that has been published. They must not fail, nor
+            take long.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class Broker:
         self._settling = Settling(store)
         self._counters = Counters()
         self._stopping = False
+        self.observers: list[Callable[[StoredEvent], object]] = []
 
     @property
     def store(self) -> Store:
@@ -164,6 +169,8 @@ class Broker:
             raise Refusal(Reason.INVALID, "delivery_to: this engine has no app with this app id")
         stored = await self._append(_new_event(app, publication, metadata))
         self._counters.published += 1
+        for observe in self.observers:
+            observe(stored)
         return stored
 
     async def subscribe(self, client_id: str, event_name: str) -> Consumer:

@@ -1,18 +1,18 @@
-"""The little of HTTP/1.1 that the admin endpoint needs: one JSON request for each connection."""
+"""The little of HTTP/1.1 that an engine needs: one request for each connection."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple, TypeAlias
 
 import anyio
-from anyio.abc import SocketAttribute, SocketListener, SocketStream
+from anyio.abc import ByteStream, Listener
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-__all__ = ["Handler", "HttpError", "JsonRequest", "port_of", "serve_json"]
+__all__ = ["Handler", "HttpAnswer", "HttpError", "HttpRequest", "serve_http"]
 
 logger = logging.getLogger("ensync")
 
@@ -21,13 +21,22 @@ _MAX_BODY = 256 * 1024
 _TIME_LIMIT = 10.0  # seconds for one request, its answer included
 
 
-class JsonRequest(NamedTuple):
-    """A request as its handler sees it. Header names are in lower case."""
+class HttpRequest(NamedTuple):
+    """A request as its handler sees it. Header names are in lower case; a body is JSON."""
 
     method: str
     path: str
     headers: dict[str, str]
     body: Any
+
+
+class HttpAnswer(NamedTuple):
+    """An answer that is something else than a JSON value."""
+
+    body: bytes
+    media_type: str
+    status: HTTPStatus = HTTPStatus.OK
+    headers: Mapping[str, str] = {}
 
 
 class HttpError(Exception):
@@ -38,13 +47,16 @@ class HttpError(Exception):
         self.status = status
 
 
-Handler: TypeAlias = Callable[[JsonRequest], Awaitable[object]]
+Handler: TypeAlias = Callable[[HttpRequest], Awaitable[object]]
 
 
-async def serve_json(listener: SocketListener, handler: Handler) -> None:
-    """Answers requests by what the handler returns, as JSON, until it is cancelled."""
+async def serve_http(listener: Listener[ByteStream], handler: Handler) -> None:
+    """Answers requests by what the handler returns, until it is cancelled.
 
-    async def serve_one(stream: SocketStream) -> None:
+    That is an HttpAnswer, or any other value, which is sent as JSON.
+    """
+
+    async def serve_one(stream: ByteStream) -> None:
         async with stream:
             with anyio.move_on_after(_TIME_LIMIT):
                 try:
@@ -55,24 +67,18 @@ async def serve_json(listener: SocketListener, handler: Handler) -> None:
     await listener.serve(serve_one)
 
 
-def port_of(listener: SocketListener) -> int:
-    """Where a listener listens."""
-    port: int = listener.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
-    return port
-
-
-async def _answer(stream: SocketStream, handler: Handler) -> bytes:
+async def _answer(stream: ByteStream, handler: Handler) -> bytes:
     try:
         request = await _read(BufferedByteReceiveStream(stream))
-        return _response(HTTPStatus.OK, await handler(request))
+        return _encoded(await handler(request))
     except HttpError as error:
-        return _response(error.status, {"error": str(error)})
+        return _encoded(_as_json({"error": str(error)}, error.status))
     except Exception:  # one request's failure must not end the engine
-        logger.exception("an admin request failed")
-        return _response(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": "internal error"})
+        logger.exception("a request to the engine's HTTP endpoint failed")
+        return _encoded(_as_json({"error": "internal error"}, HTTPStatus.INTERNAL_SERVER_ERROR))
 
 
-async def _read(stream: BufferedByteReceiveStream) -> JsonRequest:
+async def _read(stream: BufferedByteReceiveStream) -> HttpRequest:
     try:
         head = (await stream.receive_until(b"\r\n\r\n", _MAX_HEAD)).decode("latin-1")
     except (anyio.DelimiterNotFound, anyio.IncompleteRead) as error:
@@ -82,7 +88,7 @@ async def _read(stream: BufferedByteReceiveStream) -> JsonRequest:
     if len(words) != 3:  # noqa: PLR2004 - method, path, version
         raise HttpError(HTTPStatus.BAD_REQUEST, "this is not an HTTP request")
     headers = _headers(lines)
-    return JsonRequest(words[0], words[1], headers, await _body(stream, headers))
+    return HttpRequest(words[0], words[1], headers, await _body(stream, headers))
 
 
 def _headers(lines: list[str]) -> dict[str, str]:
@@ -104,13 +110,20 @@ async def _body(stream: BufferedByteReceiveStream, headers: dict[str, str]) -> A
         raise HttpError(HTTPStatus.BAD_REQUEST, "the body is not JSON") from error
 
 
-def _response(status: HTTPStatus, value: object) -> bytes:
-    body = json.dumps(value, ensure_ascii=False).encode()
-    head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
-        "Content-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n"
-        "Cache-Control: no-store\r\n"
-        "Connection: close\r\n\r\n"
-    )
-    return head.encode() + body
+def _as_json(value: object, status: HTTPStatus = HTTPStatus.OK) -> HttpAnswer:
+    return HttpAnswer(json.dumps(value, ensure_ascii=False).encode(), "application/json", status)
+
+
+def _encoded(result: object) -> bytes:
+    answer = result if isinstance(result, HttpAnswer) else _as_json(result)
+    headers = {
+        "Content-Type": answer.media_type,
+        "Content-Length": str(len(answer.body)),
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Connection": "close",
+        **answer.headers,
+    }
+    lines = [f"HTTP/1.1 {answer.status.value} {answer.status.phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + answer.body

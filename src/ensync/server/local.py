@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Collection, Iterable
+from contextlib import asynccontextmanager
 from os import PathLike
 from typing import Protocol, Self
 
@@ -20,6 +20,7 @@ from ensync.server.grpc import GrpcOptions, serve_grpc
 from ensync.server.grpc_limits import GrpcLimits
 from ensync.server.grpc_methods import GENERATIONS
 from ensync.server.hooks import DoorHooks
+from ensync.server.listening import cannot_listen, host_in_url
 from ensync.server.memory import MemoryStore
 from ensync.server.retention import Retention
 from ensync.server.store import Store
@@ -28,7 +29,6 @@ from ensync.transports.bridge import AsyncioSide, open_asyncio_side
 
 __all__ = ["LocalEngine"]
 
-_ANY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _DEFAULT_RETENTION = Retention()
 _TEND_INTERVAL = 5.0  # seconds
 
@@ -73,6 +73,7 @@ class LocalEngine(anyio.AsyncContextManagerMixin):
 
     Raises:
         EnSyncValidationError: An argument is wrong.
+        CannotListenError: On entering, the host or a port can't be had.
 
     Attributes:
         broker: What decides on deliveries, for tests to look into.
@@ -208,27 +209,26 @@ class LocalEngine(anyio.AsyncContextManagerMixin):
 
     async def _listen(self, side: AsyncioSide) -> None:
         port, websocket_port = self._ports
-        with _clear_errors(self._host):
-            self._doors.append(
-                await serve_grpc(
-                    side,
-                    self.broker,
-                    host=self._host,
-                    port=port,
-                    tls=self._tls,
-                    hooks=self._hooks,
-                    options=self._grpc_options,
-                )
+        with cannot_listen("gRPC", self._host, port):
+            grpc_door = await serve_grpc(
+                side,
+                self.broker,
+                host=self._host,
+                port=port,
+                tls=self._tls,
+                hooks=self._hooks,
+                options=self._grpc_options,
             )
-            self._doors.append(
-                await serve_websocket(
-                    self.broker,
-                    host=self._host,
-                    port=websocket_port,
-                    tls=self._tls,
-                    hooks=self._hooks,
-                )
+        self._doors.append(grpc_door)
+        with cannot_listen("WebSocket", self._host, websocket_port):
+            websocket_door = await serve_websocket(
+                self.broker,
+                host=self._host,
+                port=websocket_port,
+                tls=self._tls,
+                hooks=self._hooks,
             )
+        self._doors.append(websocket_door)
 
     async def _stop(self) -> None:
         await self.broker.shut_down()
@@ -247,10 +247,8 @@ class LocalEngine(anyio.AsyncContextManagerMixin):
                 "this engine is not running: use it inside its 'async with' block",
                 code="not_running",
             )
-        host = _ANY_ADDRESS.get(self._host, self._host)
-        host = f"[{host}]" if ":" in host else host
         secure = "s" if self._tls else ""
-        return f"{scheme}{secure}://{host}:{self._doors[door].port}"
+        return f"{scheme}{secure}://{host_in_url(self._host)}:{self._doors[door].port}"
 
 
 async def _new_store(
@@ -267,13 +265,3 @@ def _checked_generations(generations: Collection[str]) -> tuple[str, ...]:
     if isinstance(generations, str) or not generations:
         raise EnSyncValidationError('generations must be a tuple such as ("event", "message")')
     return tuple(check_choice("generations", name, GENERATIONS) for name in generations)
-
-
-@contextmanager
-def _clear_errors(host: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise EnSyncGenericError(
-            f"the engine can't listen on {host}: {error.strerror or error}", code="cannot_listen"
-        ) from error

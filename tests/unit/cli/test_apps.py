@@ -61,11 +61,12 @@ def test_permissions_hold(engine: Served) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (("create", "first-app"), 1, "already an app named 'first-app'"),
-        (("create", ""), 1, "name must have 1 to 200 characters"),
-        (("show", "nobody"), 1, "there is no app 'nobody'; there is 'first-app'"),
-        (("rotate", "nobody"), 1, "there is no app 'nobody'"),
-        (("remove", "nobody"), 1, "there is no app 'nobody'"),
+        (("create", "first-app"), 2, "already an app named 'first-app'"),
+        (("create", ""), 2, "name must have 1 to 200 characters"),
+        (("create", "x", "--send", "a/*"), 2, "there are no patterns"),
+        (("show", "nobody"), 2, "there is no app 'nobody'; there is 'first-app'"),
+        (("rotate", "nobody"), 2, "there is no app 'nobody'"),
+        (("remove", "nobody"), 2, "there is no app 'nobody'"),
         (("list", "--data", "x", "--admin-url", "y"), 2, "not both"),
     ],
 )

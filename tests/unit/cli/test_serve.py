@@ -69,14 +69,25 @@ def test_a_subscriber_finds_an_engine_that_is_back() -> None:
                 assert subscriber.wait(20) == 4
 
 
-def test_a_port_in_use_is_said() -> None:
+@pytest.mark.parametrize("flag", ["--port", "--ws-port", "--ui-port"])
+def test_a_port_in_use_is_said(flag: str) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        done = run_command("serve", "--port", str(port), "--ws-port", "0")
+        done = run_command("serve", *ANY_PORT, "--ui", flag, str(port))
     assert done.returncode == 1
-    assert "can't listen on 127.0.0.1" in done.stderr
+    assert f"can't listen on 127.0.0.1 port {port} for " in done.stderr
+    assert f"Address already in use. {flag} takes another port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--host", "--ui-host"])
+def test_a_host_of_another_machine_is_said(flag: str) -> None:
+    done = run_command("serve", *ANY_PORT, "--ui", flag, "192.0.2.1")
+    assert done.returncode == 1
+    assert "can't listen on 192.0.2.1 port 0" in done.stderr
+    assert f"{flag} must be an address of this machine" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import anyio
 import pytest
-from anyio.abc import SocketListener
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ensync
-from ensync.errors import EnSyncGenericError
 from ensync.server.admin import AdminEndpoint, open_admin
-from ensync.server.http import Handler, JsonRequest, port_of, serve_json
+from ensync.server.http import Handler, HttpRequest, serve_http
+from ensync.server.listening import CannotListenError, listen, port_of
 from ensync.server.local import LocalEngine
+from tests.unit.server.http_client import talk
 
 pytestmark = pytest.mark.anyio
+
+HOST = "Host: 127.0.0.1\r\n"
+OTHER_ORIGIN = f"{HOST}Origin: http://example.org\r\n"
 
 
 @asynccontextmanager
@@ -29,30 +32,17 @@ async def running() -> AsyncIterator[tuple[LocalEngine, AdminEndpoint]]:
         yield engine, admin
 
 
-async def talk(port: int, sent: bytes) -> bytes:
-    """What is answered to these bytes, until the other side closes."""
-    received = b""
-    with anyio.fail_after(10):
-        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
-            await stream.send(sent)
-            await stream.send_eof()
-            try:
-                async for chunk in stream:
-                    received += chunk
-            except anyio.BrokenResourceError:
-                return received  # closed without having read all
-    return received
-
-
 async def ask(
-    admin: AdminEndpoint, method: str, path: str, body: object = None, headers: str = ""
+    admin: AdminEndpoint,
+    method: str,
+    path: str,
+    body: object = None,
+    headers: str = HOST,
 ) -> tuple[int, Any]:
     parts = urlsplit(admin.url)
     content = b"" if body is None else json.dumps(body).encode()
-    target = path if path.startswith("//") else f"{parts.path}/{path}"
-    head = (
-        f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n{headers}\r\n"
-    )
+    target = path[1:] if path.startswith("//") else f"{parts.path}/{path}"
+    head = f"{method} {target} HTTP/1.1\r\nContent-Length: {len(content)}\r\n{headers}\r\n"
     assert parts.port is not None
     answer = await talk(parts.port, head.encode() + content)
     first, _, rest = answer.partition(b"\r\n")
@@ -98,18 +88,28 @@ async def test_apps_are_made_rotated_and_removed() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "headers", "code", "text"),
     [
-        ("GET", "//wrong/status", None, "", 403, "wrong token"),
-        ("GET", "//", None, "", 403, "wrong token"),
-        ("GET", "status", None, "Origin: http://example.org\r\n", 403, "not for browsers"),
-        ("GET", "", None, "", 404, "no such request"),
-        ("PUT", "status", None, "", 404, "no such request"),
-        ("POST", "apps", None, "", 400, "an app is a JSON object"),
-        ("POST", "apps", {"name": ""}, "", 400, "name must have"),
-        ("POST", "apps", {"name": 7}, "", 400, "name must be a str"),
-        ("POST", "apps", {"name": "x", "send": "all"}, "", 400, "send must be a list"),
-        ("POST", "apps", {"name": "x", "send": [1]}, "", 400, "a name in send must be a str"),
-        ("POST", "rotate/nobody", None, "", 400, "there is no app"),
-        ("DELETE", "apps/nobody", None, "", 400, "there is no app"),
+        ("GET", "//wrong/status", None, HOST, 403, "wrong token"),
+        ("GET", "//", None, HOST, 403, "the token is missing"),
+        ("GET", "status", None, OTHER_ORIGIN, 403, "not for browsers"),
+        ("GET", "status", None, "Host: engine.example.org\r\n", 403, "the Host header must be"),
+        ("GET", "", None, HOST, 404, "no such request"),
+        ("PUT", "status", None, HOST, 404, "no such request"),
+        ("POST", "apps", None, HOST, 400, "an app is a JSON object"),
+        ("POST", "apps", {"name": ""}, HOST, 400, "name must have"),
+        ("POST", "apps", {"name": 7}, HOST, 400, "name must be a str"),
+        ("POST", "apps", {"name": "x", "send": "all"}, HOST, 400, "send must be a list"),
+        ("POST", "apps", {"name": "x", "send": [1]}, HOST, 400, "a name in send must be a str"),
+        ("POST", "rotate/nobody", None, HOST, 400, "there is no app"),
+        ("DELETE", "apps/nobody", None, HOST, 400, "there is no app"),
+        (
+            "POST",
+            "apps",
+            {"name": "x", "receive": ["orders/*"]},
+            HOST,
+            400,
+            "receive is 'orders/*', but there are no patterns",
+        ),
+        ("POST", "apps", {"name": "x", "send": ["a", "**"]}, HOST, 400, "no patterns"),
     ],
 )
 async def test_what_is_wrong_is_refused(
@@ -146,10 +146,9 @@ async def test_what_is_not_a_request_is_answered_too(sent: bytes, code: int) -> 
 
 @asynccontextmanager
 async def serving(handler: Handler) -> AsyncIterator[int]:
-    listeners = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    listener = cast("SocketListener", listeners.listeners[0])
+    listener = await listen("the page", "127.0.0.1", 0)
     async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(serve_json, listener, handler)
+        tasks.start_soon(serve_http, listener, handler)
         yield port_of(listener)
         tasks.cancel_scope.cancel()
 
@@ -157,7 +156,7 @@ async def serving(handler: Handler) -> AsyncIterator[int]:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(sent=st.binary(max_size=200))
 async def test_no_bytes_end_it(sent: bytes) -> None:
-    async def answer(_request: JsonRequest) -> object:
+    async def answer(_request: HttpRequest) -> object:
         return "fine"
 
     async with serving(answer) as port:
@@ -169,7 +168,7 @@ async def test_no_bytes_end_it(sent: bytes) -> None:
 async def test_a_failure_inside_is_logged_and_ends_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def fail(_request: JsonRequest) -> object:
+    async def fail(_request: HttpRequest) -> object:
         raise RuntimeError("inside")
 
     async with serving(fail) as port:
@@ -184,6 +183,9 @@ async def test_a_port_in_use_is_said() -> None:
     async with running() as (engine, admin):
         port = urlsplit(admin.url).port
         assert port is not None
-        with pytest.raises(EnSyncGenericError, match=r"can't listen on 127\.0\.0\.1"):
+        with pytest.raises(
+            CannotListenError, match=r"on 127\.0\.0\.1 port \d+ for the admin"
+        ) as told:
             async with open_admin(engine, port):
                 pytest.fail("two listen on one port")
+    assert (told.value.code, told.value.port_is_to_blame) == ("cannot_listen", True)
