@@ -127,10 +127,12 @@ class Wire:
 
     async def pause(self) -> None:
         """Keeps the pieces of a sliced chunk from growing together again."""
-        if self.slicer is None:
+        slicer = self.slicer
+        if slicer is None:
             return
         await anyio.lowlevel.checkpoint()
-        await self.changes.interrupt(anyio.sleep, self.slicer.pause)
+        if slicer is self.slicer:  # else it was healed meanwhile
+            await self.changes.interrupt(anyio.sleep, slicer.pause)
 
     def up_to_cut(self, piece: bytes) -> tuple[bytes, Cut | None]:
         """Returns what may pass of a piece, and the cut that is due after it."""

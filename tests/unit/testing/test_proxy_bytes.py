@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import random
 import socket
 
 import anyio
@@ -11,6 +13,7 @@ from anyio.abc import SocketStream
 
 from ensync.scopes import background_tasks
 from ensync.testing import FaultProxy
+from ensync.testing.wire import Slicer, Wire
 from tests.unit.testing.echo import (
     Echo,
     assert_reset,
@@ -251,6 +254,18 @@ async def test_slicer_splits_and_loses_nothing(proxy: FaultProxy) -> None:
                 got += piece
     assert got == data
     assert len(sizes) >= 50
+
+
+async def test_healing_in_the_pause_after_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire()
+    wire.slicer = Slicer(random.Random(1), max_size=1, pause=math.inf)
+
+    async def healed() -> None:
+        wire.heal()
+
+    monkeypatch.setattr("anyio.lowlevel.checkpoint", healed)
+    with within():
+        await wire.pause()
 
 
 async def test_corrupt_next_flips_one_chunk(proxy: FaultProxy) -> None:
