@@ -1,0 +1,226 @@
+"""What was sent, handed out and settled, and whether the promises about it were kept.
+
+It keeps a few bytes for each event and no objects, so that it does not grow in a way
+that would hide a leak of what it watches.
+"""
+
+from __future__ import annotations
+
+import enum
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
+
+__all__ = ["Fate", "Ledger", "State", "StoredCopy", "Violation"]
+
+MOST_EXAMPLES = 50
+
+
+class Fate(enum.IntEnum):
+    """What the publisher was told."""
+
+    NOT_SENT = 0
+    UNKNOWN = 1  # so it stays when nobody waits for the answer
+    ACCEPTED = 2
+    REJECTED = 3
+
+
+class State(enum.IntEnum):
+    """What is known of a copy's settling."""
+
+    OPEN = 0
+    ACKNOWLEDGED = 1
+    DISCARDED = 2
+
+
+class StoredCopy(NamedTuple):
+    """What the engine's store says of a copy at the end."""
+
+    number: int
+    app_id: str
+    idem: str
+    state: State
+
+
+class Violation(NamedTuple):
+    """A promise that was broken."""
+
+    kind: str
+    text: str
+
+
+class Ledger:
+    """Books of all copies: one for each recipient of each event, under the event's number.
+
+    Publishers, readers and the engine's store each enter what they see. What is wrong in
+    itself is noted at once; ``compare`` does the rest, when everything has come to rest.
+    A *reader* is one subscription, from entering to leaving.
+    """
+
+    def __init__(self) -> None:
+        self._apps: dict[str, int] = {}
+        self._sent = 0
+        self._fates: list[bytearray] = []
+        self._idems: list[array[int]] = []
+        self._handed: list[array[int]] = []
+        self._finished_by: list[array[int]] = []
+        self._finished: list[bytearray] = []
+        self._confirmed: list[bytearray] = []
+        self._committed: list[bytearray] = []
+        self._found: list[bytearray] = []
+        self.counts: Counter[str] = Counter()
+        self.broken: Counter[str] = Counter()
+        self.examples: list[Violation] = []
+
+    def add_app(self, app_id: str) -> None:
+        """Opens an account; before anything is sent."""
+        assert not self._sent
+        self._apps[app_id] = len(self._apps)
+        self._fates.append(bytearray())
+        self._idems.append(array("q"))
+        self._handed.append(array("L"))
+        self._finished_by.append(array("L"))
+        self._finished.append(bytearray())
+        self._confirmed.append(bytearray())
+        self._committed.append(bytearray())
+        self._found.append(bytearray())
+
+    def violate(self, kind: str, text: str) -> None:
+        """Notes a broken promise."""
+        self.broken[kind] += 1
+        if len(self.examples) < MOST_EXAMPLES:
+            self.examples.append(Violation(kind, text))
+
+    # Publishers
+
+    def sending(self, recipients: Collection[str]) -> int:
+        """Gives a number to an event that is about to be sent."""
+        number, self._sent = self._sent, self._sent + 1
+        for app_id, app in self._apps.items():
+            self._fates[app].append(Fate.UNKNOWN if app_id in recipients else Fate.NOT_SENT)
+            self._idems[app].append(0)
+            self._handed[app].append(0)
+            self._finished_by[app].append(0)
+            self._finished[app].append(False)
+            self._confirmed[app].append(State.OPEN)
+            self._committed[app].append(State.OPEN)
+            self._found[app].append(False)
+        self.counts["sent"] += len(recipients)
+        return number
+
+    def answered(
+        self, number: int, accepted: Mapping[str, str], rejected: Iterable[str] = ()
+    ) -> None:
+        """The publisher was told what became of some copies; the others stay unknown."""
+        for app_id, idem in accepted.items():
+            self.counts["accepted"] += 1
+            self._fates[self._apps[app_id]][number] = Fate.ACCEPTED
+            self._idems[self._apps[app_id]][number] = hash(idem)
+        for app_id in rejected:
+            self.counts["rejected"] += 1
+            self._fates[self._apps[app_id]][number] = Fate.REJECTED
+
+    @property
+    def unknown(self) -> int:
+        """How many copies nobody was told about."""
+        return sum(fates.count(Fate.UNKNOWN) for fates in self._fates)
+
+    # Readers
+
+    def handed_out(self, number: int, app_id: str, reader: int) -> None:
+        """A reader was given an event."""
+        if not self._was_sent(number, app_id):
+            self.violate("invented", f"event {number} was handed out and never sent")
+            return
+        app = self._apps[app_id]
+        self.counts["handed"] += 1
+        self.counts["redelivered"] += bool(self._handed[app][number])
+        self._handed[app][number] += 1
+        settled = State(self._confirmed[app][number] or self._committed[app][number])
+        if settled and self._finished_by[app][number] == reader:
+            text = f"event {number} was handed out again by the subscription that had it settled"
+            self.violate("handed after settled", f"{text}: {settled.name}")
+        elif settled:
+            # It had been lent to another client, too, which had lost its connection.
+            self.counts["stale copies"] += 1
+        self._finished_by[app][number] = 0
+
+    def finished(self, number: int, app_id: str, reader: int) -> None:
+        """A reader is done with an event: it may be settled from now on."""
+        app = self._apps[app_id]
+        self._finished[app][number] = True
+        self._finished_by[app][number] = reader
+
+    def confirmed(self, number: int, app_id: str, state: State) -> None:
+        """A reader was told that the event is settled."""
+        self.counts[f"confirmed {state.name.lower()}"] += 1
+        self._confirmed[self._apps[app_id]][number] = state
+
+    # The engine
+
+    def lent(self, number: int, app_id: str) -> None:
+        """The store has lent an event out."""
+        self.counts["lent"] += 1
+        if self._was_sent(number, app_id) and self._committed[self._apps[app_id]][number]:
+            self.violate("handed after settled", f"the engine lent event {number} after settling")
+
+    def committed(self, number: int, app_id: str, state: State) -> None:
+        """The store has settled an event."""
+        app = self._apps[app_id]
+        self.counts[state.name.lower()] += 1
+        if self._committed[app][number]:
+            self.violate("settled twice", f"event {number} was settled twice")
+        if not self._finished[app][number]:
+            self.violate("settled unfinished", f"no reader was done with event {number}")
+        self._committed[app][number] = state
+
+    # The end
+
+    def found(self, stored: Iterable[StoredCopy]) -> None:
+        """Enters what the store contains, when nobody is at work any more."""
+        for copy in stored:
+            if self._was_sent(copy.number, copy.app_id):
+                self._check_stored(copy)
+            else:
+                self.violate("invented", f"event {copy.number} is stored and was never sent")
+
+    def compare(self) -> None:
+        """Looks for what should have been found."""
+        for app in self._apps.values():
+            self._check_account(app)
+
+    def _check_stored(self, copy: StoredCopy) -> None:
+        app, number = self._apps[copy.app_id], copy.number
+        if self._found[app][number]:
+            self.violate("doubled", f"event {number} was sent once and is stored again")
+        self._found[app][number] = True
+        fate = self._fates[app][number]
+        if fate == Fate.REJECTED:
+            self.violate("rejected and stored", f"event {number} was rejected and is stored")
+        if fate == Fate.ACCEPTED and self._idems[app][number] != hash(copy.idem):
+            self.violate("other id", f"event {number} was accepted under another id")
+        if not self._handed[app][number]:
+            self.violate("lost", f"event {number} is stored and was never handed out")
+        if copy.state is State.OPEN:
+            self._check_open(app, number)
+
+    def _check_open(self, app: int, number: int) -> None:
+        if self._confirmed[app][number] or self._committed[app][number]:
+            self.violate("forgot settling", f"event {number} was settled and is open again")
+        else:
+            self.violate("left over", f"event {number} is still open")
+
+    def _check_account(self, app: int) -> None:
+        for number, fate in enumerate(self._fates[app]):
+            if self._found[app][number]:
+                continue
+            if fate == Fate.ACCEPTED:
+                self.violate("lost", f"event {number} was accepted and is not stored")
+            if self._handed[app][number]:
+                self.violate("invented", f"event {number} was handed out and is not stored")
+
+    def _was_sent(self, number: int, app_id: str) -> bool:
+        if app_id not in self._apps or not 0 <= number < self._sent:
+            return False
+        return self._fates[self._apps[app_id]][number] != Fate.NOT_SENT
