@@ -24,7 +24,7 @@ types: $(VENV)/.dev ## Check types, with mypy and with pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pytest: $(VENV)/.dev ## Run the test suite
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 proto: $(VENV)/.dev ## Generate src/ensync/proto from proto/ensync.proto
 	$(BIN)/python scripts/generate_proto.py src/ensync/proto

@@ -64,3 +64,9 @@ def blocks_of(path: Path) -> Iterator[Block]:
 
 def targets_of_make() -> set[str]:
     return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def recipes_of_make() -> list[list[str]]:
+    """The commands that make runs in its environment, in words."""
+    lines = re.findall(r"^\t\$\(BIN\)/(.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return [shlex.split(line.replace("$(BIN)", ".venv/bin")) for line in lines]

@@ -19,7 +19,7 @@ import pytest
 import ensync
 from ensync.server.apps import App
 from ensync.server.local import LocalEngine
-from tests.documents import ROOT, Block, blocks_of, targets_of_make
+from tests.documents import ROOT, Block, blocks_of, recipes_of_make, targets_of_make
 from tests.unit.cli.command import environment, started_command
 from tests.unit.cli.served import Served, served
 
@@ -187,7 +187,7 @@ async def _execute(block: Block, names: dict[str, Any]) -> None:
 @pytest.mark.parametrize("block", SHELL, ids=by_name)
 def test_shell(block: Block, engine: Served, tmp_path: Path, programs: Path) -> None:
     kinds = {_kind(command) for command in block.commands}
-    assert kinds <= {"make", "set-up", "serve", "ensync"}
+    assert kinds <= {"make", "set-up", "check", "serve", "ensync"}
     if "serve" in kinds:
         assert kinds == {"serve"}
         _check_serve(block, tmp_path)
@@ -205,6 +205,8 @@ def _kind(command: list[str]) -> str:
         return "make"
     if command[0] in SET_UP:
         return "set-up"
+    if command in recipes_of_make():
+        return "check"
     return "serve" if command[:2] == ["ensync", "serve"] else "ensync"
 
 
