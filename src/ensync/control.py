@@ -132,19 +132,24 @@ class Control:
 
     async def pause(self, reason: str) -> ControlResult:
         request = Pause(self._name, check_reason(reason))
-        outcome = await self._ask(request, self._intake.registered)
-        self._intake.paused_by_user()
+        async with self._intake.pausing:
+            outcome = await self._ask(request, self._intake.registered)
+            self._intake.paused_by_user()
         return self._result("paused", outcome)
 
     async def resume(self) -> ControlResult:
+        async with self._intake.pausing:
+            outcome = await self._resume()
+        return self._result("continued", outcome)
+
+    async def _resume(self) -> Outcome:
         self._intake.check_open()
         if self._intake.engine_must_stay_paused:
             self._intake.continued_here()
-            outcome = Outcome(True, "delivery goes on when the buffer has room")
-        else:
-            outcome = await self._ask(Continue(self._name), self._intake.registered)
-            self._intake.continued_by_user()
-        return self._result("continued", outcome)
+            return Outcome(True, "delivery goes on when the buffer has room")
+        outcome = await self._ask(Continue(self._name), self._intake.registered)
+        self._intake.continued_by_user()
+        return outcome
 
     async def unsubscribe(self) -> ControlResult:
         try:

@@ -75,6 +75,8 @@ class Intake:
         self.finished = False
         self.error: EnSyncError | None = None
         self.user_paused = False
+        # One at a time, or answers taken in another order leave it paused unawares.
+        self.pausing = anyio.Lock()
         self.received = 0
         self.duplicates = 0
         self.confirmed = 0
@@ -135,13 +137,13 @@ class Intake:
         return self._connection
 
     async def restore_pause(self) -> None:
-        if self.user_paused:
+        async with self.pausing:
+            if not self.user_paused:
+                return
             request = Pause(self._event_name, "paused before")
             outcome = await self._session.request(request, self.registered)
-            if not outcome.success:
-                logger.warning(
-                    "%r could not be paused again: %s", self._event_name, outcome.message
-                )
+        if not outcome.success:
+            logger.warning("%r could not be paused again: %s", self._event_name, outcome.message)
 
     def retry(self) -> None:
         self._engine_pause.reconcile()

@@ -30,7 +30,17 @@ from ensync.transports.base import (
     Unsubscribe,
 )
 
-__all__ = ["DONE", "LOST", "EngineLink", "ScriptedEngine", "ScriptedLink"]
+__all__ = [
+    "AUTHENTICATE",
+    "CLOSE",
+    "DONE",
+    "LOST",
+    "SUBSCRIBE",
+    "EngineLink",
+    "Held",
+    "ScriptedEngine",
+    "ScriptedLink",
+]
 
 DONE = Outcome(True)
 LOST = EnSyncConnectionError("the link was lost")

@@ -22,7 +22,17 @@ from ensync.transports.base import Delivery
 from ensync.transports.bridge import AsyncioSide
 from tests.unit.scripted_link import ScriptedEngine
 
-__all__ = ["BACK_OFF", "BUSY", "CONNECT_TIMEOUT", "HEARTBEAT", "KEPT", "SETTINGS", "Program"]
+__all__ = [
+    "BACK_OFF",
+    "BUSY",
+    "CONNECT_TIMEOUT",
+    "HEARTBEAT",
+    "KEPT",
+    "NO_SIDE",
+    "SECRET",
+    "Program",
+    "event_of",
+]
 
 BUSY, KEPT, NEW = "busy", "kept", "new"
 BACK_OFF, CONNECT_TIMEOUT, HEARTBEAT = 200.0, 100.0, 10.0
@@ -35,6 +45,12 @@ SETTINGS = SessionSettings(
 )
 SECRET = SecretKey.parse("A" * 43 + "=")
 NO_SIDE = AsyncioSide(cast("Any", None))  # nothing here is asyncio code
+
+
+def event_of(name: str, number: int) -> Delivery:
+    """An event whose id, block and payload are its number."""
+    payload = seal(str(number).encode(), SECRET.app_id)
+    return Delivery(str(number), name, payload, number, "{}", "")
 
 
 class Program:
@@ -56,8 +72,8 @@ class Program:
         self._numbers = count()
         self._scope = anyio.CancelScope()
         self._calls: TaskGroup
-        self._busy: Subscription[Any]
-        self._kept: Subscription[Any]
+        self.busy: Subscription[Any]
+        self.kept: Subscription[Any]
         self._over = anyio.Event()
 
     @asynccontextmanager
@@ -84,12 +100,12 @@ class Program:
 
     async def _work(self) -> None:
         async with (
-            self.client.subscribe(BUSY) as self._busy,
-            self.client.subscribe(KEPT) as self._kept,
+            self.client.subscribe(BUSY) as self.busy,
+            self.client.subscribe(KEPT) as self.kept,
             anyio.create_task_group() as loops,
         ):
-            await self._kept.pause()
-            loops.start_soon(self._listen, self._busy)
+            await self.kept.pause()
+            loops.start_soon(self._listen, self.busy)
             self.at_work.set()
             await self.leave.wait()
             loops.cancel_scope.cancel()
@@ -126,18 +142,18 @@ class Program:
 
     async def unsubscribe(self) -> None:
         await self.at_work.wait()
-        await self._kept.unsubscribe()
+        await self.kept.unsubscribe()
         self.names.discard(KEPT)
         self.paused.discard(KEPT)
 
     async def pause(self) -> None:
         await self.at_work.wait()
-        await self._busy.pause()
+        await self.busy.pause()
         self.paused.add(BUSY)
 
     async def resume(self) -> None:
         await self.at_work.wait()
-        await self._kept.resume()
+        await self.kept.resume()
         self.paused.discard(KEPT)
 
     # In the end
@@ -153,9 +169,8 @@ class Program:
             assert self.engine.registered == self.names == set(self.session.subscriptions.names)
             assert self.engine.paused == self.paused
         number = next(self._numbers)
-        payload = seal(str(number).encode(), SECRET.app_id)
         flows = BUSY in self.names - self.paused
-        sent = self.engine.deliver([Delivery(str(number), BUSY, payload, number, "{}", "")])
+        sent = self.engine.deliver([event_of(BUSY, number)])
         await anyio.wait_all_tasks_blocked()
         assert sent == flows
         assert self.seen[-1:] == [number] * flows

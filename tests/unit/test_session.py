@@ -325,3 +325,13 @@ async def test_leaving_a_block_late_leaves_its_successor_alone() -> None:
         leave_first.set()
         await program.all_is_well()
         await program.check_that_it_serves()
+
+
+async def test_pausing_and_resuming_at_once_ends_as_the_engine_has_it() -> None:
+    async with Program().running() as program:
+        await connected(program)
+        for _ in range(20):  # trio runs them in any order
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(program.kept.resume)
+                tasks.start_soon(program.kept.pause)
+            assert (KEPT in program.engine.paused) is program.kept.is_paused
