@@ -42,7 +42,7 @@ _IGNORED_EVENTS = (AlternativeServiceAvailable, UnknownFrameReceived)
 
 _H2_CONFIG = H2Configuration(
     client_side=False,
-    header_encoding="ascii",
+    header_encoding="latin-1",  # has a character for every byte that a client may send
     validate_inbound_headers=False,
     validate_outbound_headers=False,
     normalize_inbound_headers=False,

@@ -193,6 +193,13 @@ async def test_other_calls_are_refused(headers: dict[str, str], status: Status) 
         await bench.assert_alive()
 
 
+async def test_a_header_may_hold_any_byte(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_bench() as bench, bench.connection() as raw:
+        reply = await raw.answer_to(CONNECT_BODY, headers={"user-agent": "caf\xe9"})
+        assert reply.status is Status.OK
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 @pytest.mark.parametrize(
     "data",
     [
