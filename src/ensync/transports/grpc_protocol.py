@@ -223,6 +223,8 @@ class ClientProtocol(H2Protocol):
         if exc is not None:
             self._reason, self._cause = str(exc) or repr(exc), exc
         self.closed.set()
+        # Nothing is left to abort; asyncio, asked to, would tell of a second end.
+        self._transport = None
         super().connection_lost(exc)
 
     def ended(self) -> None:

@@ -535,6 +535,7 @@ def test_losing_the_connection_answers_everybody_once(lean: bool) -> None:
     wired.send(1, event("1"))
     wired.settle()
     wired.protocol.connection_lost(OSError("gone"))
+    assert not wired.transport.aborted  # it is gone, and not to be aborted
     assert len(wired.results) == len(wired.ends) == 1
     failed(wired.results[0], "gone")
     stream.release()

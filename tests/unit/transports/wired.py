@@ -30,6 +30,7 @@ class FakeTransport:
     def __init__(self) -> None:
         self.written = bytearray()
         self.closing = False
+        self.aborted = False
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -40,7 +41,8 @@ class FakeTransport:
     def close(self) -> None:
         self.closing = True
 
-    abort = close
+    def abort(self) -> None:
+        self.closing = self.aborted = True
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
