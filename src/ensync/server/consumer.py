@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import anyio
 import anyio.lowlevel
 
-from ensync.server.store import Lane, Lease, Store, StoredEvent
+from ensync.server.refusal import Reason, Refusal
+from ensync.server.store import Lane, Lease, Store, StoredEvent, StoreFailedError
 
 if TYPE_CHECKING:
     from ensync.server.clients import ConnectedClient
@@ -105,6 +106,9 @@ class Consumer:
         Returns:
             The events, in the order to send them. None at all: the consumer has
             ended, see ``end_reason``.
+
+        Raises:
+            Refusal: The store can't read them. Calling this again tries it again.
         """
         while self.end_reason is None:
             leases = await self._next_leases()
@@ -166,7 +170,10 @@ class Consumer:
     async def _take_from(self, lane: Lane) -> list[Lease]:
         events_left = self._credit.events - len(self._in_hand)
         bytes_left = self._credit.bytes - self._bytes_in_hand
-        return await lane.take(min(_BATCH, events_left), bytes_left)
+        try:
+            return await lane.take(min(_BATCH, events_left), bytes_left)
+        except StoreFailedError as error:
+            raise Refusal(Reason.LIMIT, str(error)) from error
 
     def _hand_out(self, lease: Lease) -> StoredEvent:
         held = InHand(lease, self)

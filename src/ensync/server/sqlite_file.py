@@ -211,10 +211,19 @@ class SqliteFile:
             return "it is a directory"
         if not self.path.parent.is_dir():
             return f"there is no directory {self.path.parent}"
+        if self.path.exists() and not _may_use(self.path):
+            return "this user has no permission to read and write it"
+        if not _may_use(self.path.parent):
+            return f"this user has no permission to write to its directory, {self.path.parent}"
         return None
 
     def _error(self, what: str, code: str) -> EnSyncGenericError:
         return EnSyncGenericError(f"the data file {self.path} {what}", code=code)
+
+
+def _may_use(path: Path) -> bool:
+    effective = os.access in os.supports_effective_ids
+    return os.access(path, os.R_OK | os.W_OK, effective_ids=effective)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

@@ -41,6 +41,7 @@ _MAX_CLIENTS = 64
 _LARGE = 64 * 1024
 
 _TIME_FOR_LAST_REQUESTS = 1.0  # seconds
+_TIME_TO_READ_AGAIN = 1.0  # seconds
 
 _GOING_AWAY = 1001
 _INTERNAL_ERROR = 1011
@@ -218,7 +219,7 @@ class WebSocketConnection(DoorConnection):
 
     async def _pump(self, call: DoorCall, consumer: Consumer) -> None:
         try:
-            while batch := await consumer.take():
+            while batch := await self._next_events(consumer):
                 for stored in batch:
                     if consumer.end_reason is None:
                         await self._push(call, stored)
@@ -227,6 +228,16 @@ class WebSocketConnection(DoorConnection):
                 await consumer.close()
         if consumer.end_reason is EndReason.CLIENT_GONE:
             self.go_away()
+
+    async def _next_events(self, consumer: Consumer) -> list[StoredEvent]:
+        # There is no way to tell a client that one of its subscriptions fails, and the
+        # others are well: it waits until the events can be read again. The store has logged why.
+        while True:
+            try:
+                return await consumer.take()
+            except Refusal as refusal:
+                logger.debug("a subscription has to wait: %s", refusal)
+                await anyio.sleep(_TIME_TO_READ_AGAIN)
 
     async def _push(self, call: DoorCall, stored: StoredEvent) -> None:
         for _ in range(await self._hooks.before_delivery(call, stored)):

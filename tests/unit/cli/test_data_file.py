@@ -68,3 +68,16 @@ def test_a_file_that_is_none_of_ours_is_refused(data: Path) -> None:
         assert str(data) in done.stderr
         assert "Traceback" not in done.stderr
     assert data.read_text().startswith("something else\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"), [("missing/engine.sqlite", "there is no directory"), ("/proc/e", "can't")]
+)
+def test_a_file_that_can_not_be_made_is_said(tmp_path: Path, path: str, reason: str) -> None:
+    done = run_command(
+        *("serve", "--port", "0", "--ws-port", "0", "--data", path), directory=tmp_path
+    )
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert path in done.stderr
+    assert "Traceback" not in done.stderr

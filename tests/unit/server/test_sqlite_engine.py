@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import resource
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -12,14 +15,18 @@ import anyio.lowlevel
 import pytest
 
 import ensync
+from ensync.server import websocket_connection
 from ensync.server.apps import App
 from ensync.server.local import LocalEngine
 from ensync.server.sqlite import SqliteStore
-from ensync.server.store import EventState
+from ensync.server.sqlite_tables import Page, PageLimit, Tables
+from ensync.server.store import EventState, QueueKey
+from tests.unit.server.grpc_client import until
 
 pytestmark = pytest.mark.anyio
 
 EVENT_NAME = "orders/paid"
+RECONNECT = ensync.Reconnect()
 
 Url = Callable[[LocalEngine], str]
 
@@ -37,8 +44,12 @@ def websocket_url(engine: LocalEngine) -> str:
     return engine.websocket_url
 
 
-def connected(url: str, app: App) -> AbstractAsyncContextManager[ensync.EnSyncClient]:
-    return ensync.connect(url, app_key=app.app_key, app_secret_key=app.secret_key)
+def connected(
+    url: str, app: App, reconnect: ensync.Reconnect = RECONNECT
+) -> AbstractAsyncContextManager[ensync.EnSyncClient]:
+    return ensync.connect(
+        url, app_key=app.app_key, app_secret_key=app.secret_key, reconnect=reconnect
+    )
 
 
 @pytest.mark.parametrize("url", [grpc_url, websocket_url])
@@ -91,16 +102,177 @@ async def test_a_full_disk_refuses_publishing_and_loses_nothing(data: Path) -> N
         assert isinstance(store, SqliteStore)
         async with connected(engine.url, app) as client:
             first = await client.publish(EVENT_NAME, [app.app_id], {"number": 0})
-            limit_pages(store, 1)  # no more than there are
-            with pytest.raises(ensync.EnSyncPublishError, match="disk is full") as caught:
-                await client.publish(EVENT_NAME, [app.app_id], {"text": "x" * 100_000})
-            assert app.app_id in caught.value.rejected
-            limit_pages(store, 1_000_000)
+            with full_disk(store):
+                with pytest.raises(ensync.EnSyncPublishError, match="disk is full") as caught:
+                    await client.publish(EVENT_NAME, [app.app_id], {"text": "x" * 100_000})
+                assert app.app_id in caught.value.rejected
             second = await client.publish(EVENT_NAME, [app.app_id], {"number": 1})
         for receipt in (first, second):
             found = await store.find(receipt.event_id)
             assert found is not None
             assert found.state is EventState.OPEN
+
+
+@contextmanager
+def unwritable_files() -> Iterator[None]:
+    """No file of this process can grow or change, as if its disk had failed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def full_disk(store: SqliteStore) -> Iterator[None]:
+    """The file can't get any larger."""
+    limit_pages(store, 1)  # no more than there are
+    try:
+        yield
+    finally:
+        limit_pages(store, 1_000_000)
+
+
+async def published(client: ensync.EnSyncClient, numbers: Iterable[int]) -> list[str]:
+    receipts = [
+        await client.publish(EVENT_NAME, [client.app_id], {"number": number}) for number in numbers
+    ]
+    return [receipt.event_id for receipt in receipts]
+
+
+async def states(data: Path, idems: list[str]) -> list[EventState]:
+    """What the file says, when it is opened again."""
+    async with LocalEngine(data=data) as engine:
+        found = [await engine.broker.store.find(idem) for idem in idems]
+    return [each.state for each in found if each is not None]
+
+
+@pytest.mark.parametrize("url", [grpc_url, websocket_url])
+async def test_while_nothing_can_be_written_all_is_refused_and_nothing_half_done(
+    data: Path, url: Url
+) -> None:
+    async with LocalEngine(data=data) as engine:
+        app = engine.create_app("app")
+        async with connected(url(engine), app) as client:
+            idems = await published(client, range(5))
+            async with client.subscribe(EVENT_NAME, auto_ack=False) as subscription:
+                events = await taken(subscription, 5)
+                settle: list[Callable[[], Awaitable[object]]] = [
+                    events[0].ack,
+                    events[1].discard,
+                    partial(events[2].defer, delay=3600),
+                ]
+                with unwritable_files():
+                    with pytest.raises(ensync.EnSyncPublishError, match="data file") as caught:
+                        await published(client, [5])
+                    assert app.app_id in caught.value.rejected
+                    for each in settle:
+                        with pytest.raises(ensync.EnSyncSubscriptionError, match="data file"):
+                            await each()
+                    assert "nothing was changed" in str(caught.value)
+                numbers = engine.statistics()
+                assert (numbers.published, numbers.in_hand) == (5, 5)
+                assert numbers.acknowledged + numbers.discarded + numbers.deferred == 0
+                idems += await published(client, [5])  # goes on, with the space it has again
+                for each in settle:
+                    await each()
+    done = [EventState.ACKNOWLEDGED, EventState.DISCARDED]
+    assert await states(data, idems) == [*done, *[EventState.OPEN] * 4]
+
+
+async def test_a_full_disk_refuses_settling_and_loses_nothing(data: Path) -> None:
+    async with LocalEngine(data=data) as engine:
+        app = engine.create_app("app")
+        store = engine.broker.store
+        assert isinstance(store, SqliteStore)
+        async with connected(engine.url, app) as client:
+            idems = await published(client, range(20))
+            async with client.subscribe(EVENT_NAME, auto_ack=False) as subscription:
+                events = await taken(subscription, 20)
+                with full_disk(store):
+                    refused = [event for event in events if not await discarded(event)]
+                assert refused, "the disk was not full"
+                assert engine.statistics().in_hand == len(refused)
+                for event in refused:
+                    assert await discarded(event)
+    assert await states(data, idems) == [EventState.DISCARDED] * 20
+
+
+async def discarded(event: ensync.Event[object]) -> bool:
+    try:
+        await event.discard(reason="x" * 1000)  # takes room
+    except ensync.EnSyncSubscriptionError as error:
+        if "disk is full: nothing was changed" not in str(error):
+            raise
+        return False
+    return True
+
+
+async def taken(
+    subscription: ensync.Subscription[object], count: int
+) -> list[ensync.Event[object]]:
+    events: list[ensync.Event[object]] = []
+    with anyio.fail_after(5):
+        async for event in subscription:
+            events.append(event)
+            if len(events) == count:
+                break
+    return events
+
+
+async def test_acknowledgements_of_a_loop_that_are_refused_bring_the_events_again(
+    data: Path,
+) -> None:
+    async with LocalEngine(data=data) as engine:
+        app = engine.create_app("app")
+        async with connected(engine.url, app) as client:
+            idems = await published(client, range(3))
+            with unwritable_files():
+                async with client.subscribe(EVENT_NAME) as subscription:
+                    assert [await number_of_next(subscription) for _ in range(3)] == [0, 1, 2]
+            async with client.subscribe(EVENT_NAME) as subscription:
+                assert [await number_of_next(subscription) for _ in range(3)] == [0, 1, 2]
+    assert await states(data, idems) == [EventState.ACKNOWLEDGED] * 3
+
+
+@pytest.mark.parametrize("url", [grpc_url, websocket_url])
+async def test_a_damaged_queue_does_no_harm_to_others_and_goes_on_when_it_is_repaired(
+    data: Path, url: Url, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket_connection, "_TIME_TO_READ_AGAIN", 0.01)
+    often = ensync.Reconnect(initial=0.01, maximum=0.01, max_attempts=None)
+    async with LocalEngine(data=data) as engine:
+        app = engine.create_app("app")
+        async with connected(url(engine), app, often) as client:
+            await client.publish("damaged", [app.app_id], {"number": 1})
+            await client.publish("good", [app.app_id], {"number": 2})
+            with ExitStack() as damage:
+                attempts = damage.enter_context(damaged_queue("damaged"))
+                async with client.subscribe("damaged") as damaged, client.subscribe("good") as good:
+                    assert await number_of_next(good) == 2
+                    await until(lambda: attempts[0] >= 3)
+                    damage.close()
+                    assert await number_of_next(damaged) == 1
+
+
+@contextmanager
+def damaged_queue(name: str) -> Iterator[list[int]]:
+    """Gives how often it was tried to read it."""
+    attempts = [0]
+    really_page = Tables.page
+
+    def page(tables: Tables, queue: QueueKey, after_block: int, limit: PageLimit) -> Page:
+        if queue.event_name != name:
+            return really_page(tables, queue, after_block, limit)
+        attempts[0] += 1
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorname = "SQLITE_CORRUPT"
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tables, "page", page)
+        yield attempts
 
 
 @pytest.mark.parametrize("ttl", [0.001, {"is_string": False, "content": "0.001"}])

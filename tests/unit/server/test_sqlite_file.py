@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -80,6 +83,53 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_can_not_be_made_is_refused() -> None:
     assert refusal(Path("/proc/events.db")).code == "data_unusable"
+
+
+@contextmanager
+def as_another_user() -> Iterator[None]:
+    """Root may write everywhere, so it becomes somebody else for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory that other users can get into, unlike pytest's."""
+    with TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="is about Unix permissions")
+def test_a_file_that_can_not_be_written_is_refused_and_left_alone(shared: Path) -> None:
+    path = shared / "events.db"
+    make_file(path)
+    path.chmod(0o444)
+    before = path.read_bytes()
+    with as_another_user():
+        error = refusal(path)
+    assert error.code == "data_unusable"
+    assert "no permission to read and write it" in str(error)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="is about Unix permissions")
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_directory_that_can_not_be_written_is_named(shared: Path, exists: bool) -> None:
+    path = shared / "events.db"
+    if exists:
+        make_file(path)
+        path.chmod(0o666)
+    shared.chmod(0o555)
+    with as_another_user():
+        error = refusal(path)
+    assert f"no permission to write to its directory, {shared}" in str(error)
 
 
 def test_a_foreign_database_is_refused_and_left_alone(path: Path) -> None:
