@@ -92,22 +92,22 @@ def _leaves_nothing_behind(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 async def leak_census() -> AsyncIterator[None]:
     """Fails a test that leaves a task or an open file behind, or an unclosed resource."""
-    tasks, files = set(_tasks()), _open_files()
+    tasks, files = set(live_tasks()), open_files()
     yield
     gc.collect()  # an unclosed resource warns now, and a warning is an error
     for _ in range(TURNS_TO_SETTLE):
-        if not _new(_tasks(), tasks) and not _new(_open_files(), files):
+        if not _new(live_tasks(), tasks) and not _new(open_files(), files):
             return
         await anyio.lowlevel.checkpoint()
-    assert not _new(_tasks(), tasks), "tasks left behind"
-    assert not _new(_open_files(), files), "files left open"
+    assert not _new(live_tasks(), tasks), "tasks left behind"
+    assert not _new(open_files(), files), "files left open"
 
 
 def _new(now: Iterable[object], before: Iterable[object]) -> list[object]:
     return [item for item in now if item not in before]
 
 
-def _tasks() -> list[object]:
+def live_tasks() -> list[object]:
     try:
         root = trio.lowlevel.current_root_task()
     except RuntimeError:
@@ -124,7 +124,7 @@ def _descendants(task: trio.lowlevel.Task) -> list[object]:
     return [task, *(one for child in children for one in _descendants(child))]
 
 
-def _open_files() -> dict[str, str]:
+def open_files() -> dict[str, str]:
     """Descriptors and what they are; empty where the system does not tell."""
     files: dict[str, str] = {}
     for number in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():

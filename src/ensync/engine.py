@@ -26,7 +26,7 @@ from ensync.options import (
     unknown_option,
     url_from_environment,
 )
-from ensync.scopes import background_tasks, single_error_bare
+from ensync.scopes import serving, single_error_bare
 from ensync.session import Session
 from ensync.transports.base import Transport
 from ensync.transports.bridge import AsyncioSide, open_asyncio_side
@@ -204,8 +204,7 @@ class EnSyncEngine:
             opened.side, opened.transport.open_link, app_key, self._settings, random.random
         )
         await session.open()
-        async with background_tasks() as tasks:
-            tasks.start_soon(session.run, name="ensync session")
+        async with serving(session.run, name="ensync session"):
             yield make_client(session, secret_key)
 
 

@@ -23,7 +23,7 @@ from ensync.errors import (
 )
 from ensync.ledger import Arrival, DeliveryLedger, EventKey, Place
 from ensync.session import Session
-from ensync.transports.base import Delivery, Discard, Outcome, Pause, Stream
+from ensync.transports.base import Delivery, Discard, Outcome, Pause, Stream, Unsubscribe
 
 __all__ = ["Arrived", "Intake", "NotRegistered"]
 
@@ -363,6 +363,15 @@ class Intake:
     def stop(self) -> None:
         """Takes no further event; what the engine still sends stays unsettled."""
         self._stopped = True
+
+    def unsubscribe_unheard(self) -> None:
+        """Tells the engine that no more is wanted, without waiting for its answer."""
+        if self._connection is not None and not self._connection.is_lost:
+            request = Unsubscribe(self._event_name)
+            self._connection.live_link.send(request, self._unsubscribed)
+
+    def _unsubscribed(self, answer: Outcome | EnSyncError) -> None:
+        logger.debug("unsubscribed from %r: %s", self._event_name, answer)
 
     def finish(self, error: EnSyncError | None = None) -> None:
         """Ends every loop: with the error, or quietly.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
 from anyio.abc import TaskGroup
 
-__all__ = ["background_tasks", "single_error_bare"]
+__all__ = ["background_tasks", "serving", "single_error_bare"]
 
 
 @asynccontextmanager
@@ -38,3 +38,24 @@ async def background_tasks() -> AsyncIterator[TaskGroup]:
     async with single_error_bare(), anyio.create_task_group() as tasks:
         yield tasks
         tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def serving(serve: Callable[[], Awaitable[object]], name: str) -> AsyncIterator[None]:
+    """Runs a task until the block is left, also while that is being cancelled.
+
+    A cancellation from around it reaches the block at once, and the task when the
+    block is over: what is done on the way out can still be served.
+    """
+    scope = anyio.CancelScope(shield=True)
+
+    async def run() -> None:
+        with scope:
+            await serve()
+
+    async with single_error_bare(), anyio.create_task_group() as tasks:
+        tasks.start_soon(run, name=name)
+        try:
+            yield
+        finally:
+            scope.cancel()

@@ -406,17 +406,13 @@ class Subscription(Generic[T], metaclass=Received):
             for key in list(self._in_loops):
                 self._intake.acknowledge(key)
         self._in_loops.clear()
-        with anyio.move_on_after(self._session.settings.drain_timeout, shield=True):
-            await self._session.acknowledgements.wait_until_confirmed(self._intake)
-            await self._tell_engine()
-        unconfirmed = self._session.acknowledgements.abandon(self._intake)
-        if unconfirmed:
-            logger.warning(
-                "left %r with %d acknowledgements unconfirmed: those events may come again",
-                self.event_name,
-                unconfirmed,
-            )
-        self._end()
+        try:
+            with anyio.move_on_after(self._session.settings.drain_timeout, shield=True):
+                await self._session.acknowledgements.wait_until_confirmed(self._intake)
+                await self._tell_engine()
+        finally:
+            # No scope shields from asyncio's own cancellation.
+            self._let_go()
 
     async def _tell_engine(self) -> None:
         if self._unsubscribed or self._intake.finished:
@@ -426,6 +422,20 @@ class Subscription(Generic[T], metaclass=Received):
         except EnSyncError as error:
             # The end of the stream says the same.
             logger.debug("unsubscribing from %r: %s", self.event_name, error)
+        self._unsubscribed = True
+
+    def _let_go(self) -> None:
+        """Ends all of it without waiting any more."""
+        unconfirmed = self._session.acknowledgements.abandon(self._intake)
+        if unconfirmed:
+            logger.warning(
+                "left %r with %d acknowledgements unconfirmed: those events may come again",
+                self.event_name,
+                unconfirmed,
+            )
+        if not self._unsubscribed:
+            self._intake.unsubscribe_unheard()
+        self._end()
 
     def _end(self) -> None:
         stream = self._intake.stream

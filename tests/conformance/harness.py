@@ -23,6 +23,7 @@ __all__ = [
     "take",
     "take_one",
     "unsettled",
+    "unsettled_by",
 ]
 
 T = TypeVar("T")
@@ -118,7 +119,13 @@ async def unsettled(target: Target, event_name: str) -> list[Any]:
     Nothing else may be subscribed. The engine hands events out in order, so what is
     not handed out before a new one is not there.
     """
-    async with target.connect() as client, client.subscribe(event_name) as subscription:
+    async with target.connect() as client:
+        return await unsettled_by(client, event_name)
+
+
+async def unsettled_by(client: ensync.EnSyncClient, event_name: str) -> list[Any]:
+    """As unsettled(), asked by a client that is there already."""
+    async with client.subscribe(event_name) as subscription:
         await client.publish(event_name, [client.app_id], _LAST)
         payloads: list[Any] = []
         with anyio.fail_after(PATIENCE):

@@ -38,6 +38,7 @@ from ensync.transports.base import (
     ReplyCallback,
     Request,
     Stream,
+    Unsubscribe,
 )
 from ensync.transports.bridge import AsyncioSide
 from ensync.transports.records import parse_record
@@ -118,8 +119,13 @@ class WebSocketLink(Link):
         stream = _WebSocketStream(self._streams, event_name, on_delivery)
         try:
             await self._ask(text, partial(_read_registration, event_name))
+        except EnSyncError:
+            stream.close()
+            raise
         except BaseException:
             stream.close()
+            # Nobody waits any more, and the engine may have registered it all the same.
+            self.send(Unsubscribe(event_name), _log_unsubscribed)
             raise
         return stream
 
@@ -353,6 +359,10 @@ class _WebSocketStream(Stream):
     def close(self) -> None:
         if self._streams.get(self._event_name) is self:
             del self._streams[self._event_name]
+
+
+def _log_unsubscribed(answer: Outcome | EnSyncError) -> None:
+    logger.debug("unsubscribed from what was registered in vain: %s", answer)
 
 
 def _read_identity(frame: ServerFrame) -> Identity:
