@@ -15,7 +15,7 @@ from ensync.connection import ClientState, SessionSettings
 from ensync.crypto import SecretKey, seal
 from ensync.errors import EnSyncError
 from ensync.options import Reconnect
-from ensync.scopes import background_tasks
+from ensync.scopes import serving
 from ensync.session import Session
 from ensync.subscription import Subscription
 from ensync.transports.base import Delivery
@@ -90,8 +90,7 @@ class Program:
         try:
             with self._scope:
                 await self.session.open()
-                async with background_tasks() as tasks:
-                    tasks.start_soon(self.session.run)
+                async with serving(self.session.run, name="session"):
                     await self._work()
         except EnSyncError as error:
             self.told.append(error)

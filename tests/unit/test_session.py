@@ -48,7 +48,7 @@ reply: no such method   |   CC!    |   CC!   |    RC!    |   RC!  |  XX!  |   CX
 resubscribing refused   |   -X!    |   CC!   |    RC!    |   RC!  |  XX   |   CX   |  XX   | XX
 resubscribing put off   |    -C    |   CC    |    RC     |   RC   |  XX   |   CX   |  XX   | XX
 the user leaves         |    -X    |   XX    |     XX    |   XX   |  XX   |   CX   |  XX   | XX
-the user cancels        |    --    |   XX    |    XX     |   XX   |  XX   |   XX   |  XX   | XX
+the user cancels        |    --    |   XX    |    XX     |   XX   |  XX   |   CX   |  XX   | XX
 publish                 |    -C    |   CC    |    RC     |   RC   |  XX!  |   CX   |  XX!  | XX!
 subscribe               |    -C    |   CC    |    RC     |   RC   |  XX!  |   CX   |  XX!  | XX!
 unsubscribe             |    -C    |   CC    |    RC     |   RC   |  XX!  |   CX!  |  XX!  | XX!
