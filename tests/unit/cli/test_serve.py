@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import socket
+import ssl
 import time
+import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,3 +142,37 @@ def test_a_certificate_without_its_key_is_refused(tls_files: TlsFiles) -> None:
     alone = run_command("serve", *ANY_PORT, "--tls-key", tls_files.key)
     assert alone.returncode == 2
     assert "--tls-key needs --tls-cert" in alone.stderr
+
+
+def test_the_page_is_served_when_asked_for() -> None:
+    with started_command("serve", *ANY_PORT, "--ui") as process:
+        assert process.stderr is not None
+        link = process.stderr.readline().strip().removeprefix("what is going on: ")
+        with urllib.request.urlopen(link, timeout=BOUND) as answer:
+            assert b"<title>ensync engine</title>" in answer.read()
+        rest, _ = stop(process)
+    assert link not in rest
+    with served() as engine:
+        assert engine.told["ui_url"] is None
+
+
+@pytest.mark.parametrize("flags", [("--ui-port", "0"), ("--ui-host", "::1")])
+def test_options_of_the_page_need_the_page(flags: tuple[str, str]) -> None:
+    done = run_command("serve", *ANY_PORT, *flags)
+    assert done.returncode == 2
+    assert "--ui-host and --ui-port need --ui" in done.stderr
+
+
+def test_beyond_loopback_the_page_has_tls_or_a_warning(tls_files: TlsFiles) -> None:
+    with started_command("serve", *ANY_PORT, "--ui", "--ui-host", "0.0.0.0", "--json") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        _, told = stop(process)
+    assert "serving the page on 0.0.0.0 without TLS" in told
+    secure = ("--tls-cert", tls_files.certificate, "--tls-key", tls_files.key)
+    with served("--ui", "--ui-host", "0.0.0.0", *secure) as engine:
+        trusted = ssl.create_default_context(cafile=tls_files.authority)
+        link = engine.told["ui_url"]
+        assert link.startswith("https://127.0.0.1:")
+        with urllib.request.urlopen(link, timeout=BOUND, context=trusted) as answer:
+            assert answer.status == 200

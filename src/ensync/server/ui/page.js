@@ -111,7 +111,7 @@ function eventCells(event) {
 }
 
 function sizes(event) {
-  const sealed = `${size(event.sealed_bytes)} sealed`;
+  const sealed = `${size(event.sealed_bytes)}\u00a0sealed`;
   return event.plain_bytes === null ? sealed : `${size(event.plain_bytes)}, ${sealed}`;
 }
 
@@ -123,10 +123,10 @@ function metadataOf(event) {
 }
 
 function size(bytes) {
-  if (bytes < 1000) return `${bytes} B`;
+  if (bytes < 1000) return `${bytes}\u00a0B`;
   const units = ["kB", "MB", "GB"];
   const power = Math.min(Math.floor(Math.log10(bytes) / 3), units.length);
-  return `${(bytes / 1000 ** power).toPrecision(3)} ${units[power - 1]}`;
+  return `${(bytes / 1000 ** power).toPrecision(3)}\u00a0${units[power - 1]}`;
 }
 
 // Rows are kept and only their texts change: what is selected or scrolled stays so.
@@ -237,10 +237,11 @@ function svg(name, attributes) {
   return element;
 }
 
-// The next of 1, 2, 4, 8, 10, 20, ...: all can be quartered without odd labels.
+// A little more than the value, that has no odd quarters.
 function niceTop(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 4, 8, 10].map((factor) => factor * power).find((top) => top >= value) ?? 10 * power;
+  const tops = [1, 1.2, 1.6, 2, 3, 4, 6, 8, 10].map((factor) => Math.round(factor * power * 10) / 10);
+  return tops.find((top) => top >= value) ?? 10 * power;
 }
 
 function compact(value) {
