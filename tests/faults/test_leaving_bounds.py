@@ -1,0 +1,178 @@
+"""A client can be left at any moment, and is left in time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import NamedTuple, TypeAlias
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+import ensync
+from ensync.engine import EngineOptions
+from ensync.testing import FaultProxy, Faults
+from tests.conformance.harness import PATIENCE, Target, publish_all, take
+from tests.faults.waiters import state_reached
+
+pytestmark = pytest.mark.anyio
+
+DRAIN = 0.1
+# What closing a connection in an orderly way may take.
+CLOSING = 1.0
+# What a busy machine may add.
+SLACK = 2.0
+FOR_EVER = 1000.0
+
+AT_ONCE = ensync.Reconnect(initial=1e-6, maximum=1e-6, max_attempts=None)
+RARELY = ensync.Reconnect(initial=FOR_EVER, maximum=FOR_EVER, max_attempts=None)
+
+
+Connected: TypeAlias = AbstractAsyncContextManager[ensync.EnSyncClient]
+
+
+async def _back_off(proxy: FaultProxy, client: ensync.EnSyncClient) -> None:
+    proxy.refuse()
+    proxy.reset()
+    await state_reached(client, ensync.ClientState.RECONNECTING)
+
+
+async def _full_backlog(proxy: FaultProxy, client: ensync.EnSyncClient) -> None:
+    proxy.hang_new()
+    proxy.reset()
+    await state_reached(client, ensync.ClientState.RECONNECTING)
+    await anyio.wait_all_tasks_blocked()
+
+
+async def _no_answer(proxy: FaultProxy, client: ensync.EnSyncClient) -> None:
+    proxy.stall()
+    proxy.reset()
+    await proxy.wait_accepted(2)
+    assert client.state is ensync.ClientState.RECONNECTING
+
+
+async def _black_hole(proxy: FaultProxy, client: ensync.EnSyncClient) -> None:
+    proxy.black_hole()
+    assert client.state is ensync.ClientState.CONNECTED
+
+
+class Moment(NamedTuple):
+    """A bad one: how it comes about, and the policy by which it lasts."""
+
+    bring_about: Callable[[FaultProxy, ensync.EnSyncClient], Awaitable[None]]
+    reconnect: ensync.Reconnect
+
+    def options(self, drain_timeout: float) -> EngineOptions:
+        return {
+            "reconnect": self.reconnect,
+            "drain_timeout": drain_timeout,
+            "connect_timeout": FOR_EVER,
+            "request_timeout": FOR_EVER,
+        }
+
+
+WITHOUT_A_LINK = {
+    "in a back-off": Moment(_back_off, RARELY),
+    "in a connect that gets no answer from TCP": Moment(_full_backlog, AT_ONCE),
+    "in a connect that gets no answer from the engine": Moment(_no_answer, AT_ONCE),
+}
+MOMENTS = {
+    **WITHOUT_A_LINK,
+    "with a dead link that is not noticed yet": Moment(_black_hole, RARELY),
+}
+
+ANY_MOMENT = pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS)
+ANY_MOMENT_WITHOUT_A_LINK = pytest.mark.parametrize(
+    "moment", WITHOUT_A_LINK.values(), ids=WITHOUT_A_LINK
+)
+
+
+async def _normally(_scope: anyio.CancelScope) -> None:
+    """Nothing is left to do."""
+
+
+async def _by_an_error(_scope: anyio.CancelScope) -> None:
+    raise LookupError
+
+
+async def _cancelled(scope: anyio.CancelScope) -> None:
+    scope.cancel()
+    await checkpoint()
+
+
+Way = Callable[[anyio.CancelScope], Awaitable[None]]
+WAYS: dict[str, Way] = {
+    "normally": _normally,
+    "by an error": _by_an_error,
+    "cancelled": _cancelled,
+}
+ANY_WAY = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+async def seconds_to_leave(
+    proxy: FaultProxy, connected: Connected, unconfirmed: int, name: str, moment: Moment, way: Way
+) -> float:
+    """Leaves a client with so many acknowledgements that nobody confirms."""
+    began: list[float] = []
+    with anyio.fail_after(PATIENCE), anyio.CancelScope() as scope, suppress(LookupError):
+        async with connected as client, client.subscribe(name) as subscription:
+            if unconfirmed:
+                # Asking for one more acknowledges the ones before.
+                await publish_all(client, name, range(unconfirmed + 1))
+                await take(subscription, unconfirmed + 1)
+                assert subscription.statistics().unconfirmed == unconfirmed
+            await moment.bring_about(proxy, client)
+            began.append(anyio.current_time())
+            await way(scope)
+    seconds = anyio.current_time() - began[0]
+    print(f"left after {seconds:.3f} s")
+    return seconds
+
+
+@ANY_WAY
+@ANY_MOMENT
+async def test_leaving_with_acknowledgements_that_nobody_confirms(
+    proxied: Target, proxy: FaultProxy, faults: Faults, event_name: str, moment: Moment, way: Way
+) -> None:
+    faults.drop_request("acknowledge", count=None)
+    connected = proxied.connect(**moment.options(DRAIN))
+    seconds = await seconds_to_leave(proxy, connected, 3, event_name, moment, way)
+    assert 0.9 * DRAIN < seconds < DRAIN + CLOSING + SLACK
+
+
+@ANY_WAY
+@ANY_MOMENT_WITHOUT_A_LINK
+async def test_leaving_with_nobody_to_tell(
+    proxied: Target, proxy: FaultProxy, event_name: str, moment: Moment, way: Way
+) -> None:
+    connected = proxied.connect(**moment.options(FOR_EVER))
+    assert await seconds_to_leave(proxy, connected, 0, event_name, moment, way) < SLACK
+
+
+@ANY_WAY
+async def test_leaving_when_a_dead_link_is_not_noticed_yet(
+    proxied: Target, proxy: FaultProxy, event_name: str, way: Way
+) -> None:
+    moment = MOMENTS["with a dead link that is not noticed yet"]
+    connected = proxied.connect(**moment.options(DRAIN))
+    seconds = await seconds_to_leave(proxy, connected, 0, event_name, moment, way)
+    assert 0.9 * DRAIN < seconds < DRAIN + CLOSING + SLACK
+
+
+@pytest.mark.parametrize("hang", [FaultProxy.hang_new, FaultProxy.stall], ids=["TCP", "engine"])
+async def test_cancelling_a_first_connect_that_gets_no_answer(
+    proxied: Target, proxy: FaultProxy, hang: Callable[[FaultProxy], None]
+) -> None:
+    hang(proxy)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_never_connected, proxied)
+        await anyio.wait_all_tasks_blocked()
+        began = anyio.current_time()
+        tasks.cancel_scope.cancel()
+    assert anyio.current_time() - began < SLACK
+
+
+async def _never_connected(target: Target) -> None:
+    async with target.connect(connect_timeout=FOR_EVER):
+        pytest.fail("nobody answers")
