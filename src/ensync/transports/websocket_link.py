@@ -211,6 +211,10 @@ class WebSocketLink(Link):
                     await websocket_socket.send(self._socket, text)
         except ConnectionClosed as error:
             self.abort(self._closed(error))
+        except Exception as error:
+            # Whatever went wrong, a link that is not written must not seem alive.
+            logger.exception("internal error in the writer of %s", self._url)
+            self.abort(self._given_up(f"internal error: {error!r}", error))
 
     def _next_text(self) -> str | None:
         if self._pong_due:
@@ -241,7 +245,7 @@ class WebSocketLink(Link):
         except WebSocketTextError as error:
             self.abort(self._given_up(f"the engine sent {error}", error))
         except Exception as error:
-            # Whatever went wrong here, a link that is not read must not seem alive.
+            # Nor one that is not read.
             logger.exception("internal error in the reader of %s", self._url)
             self.abort(self._given_up(f"internal error: {error!r}", error))
 
