@@ -34,7 +34,7 @@ from ensync.server.sqlite_tables import Tables
 from ensync.server.store import EventState, NewEvent, QueueKey
 
 SIZE = 250  # bytes of each payload
-SETTLED = 100_000  # of the million: as many as are kept by default
+SETTLED = 50_000  # of the million: half of what is kept, so that none is forgotten meanwhile
 BATCH = 20_000
 AT_ONCE = 64
 
