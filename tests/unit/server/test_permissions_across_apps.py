@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -190,6 +191,11 @@ def request_of(rpc: Rpc, client_id: str, target: Target, event_name: str) -> bet
     return request
 
 
+async def meet(talk: Conversation) -> tuple[Victim, RawClient]:
+    victim = await prepared_victim(talk.engine.broker, talk.app)
+    return victim, await talk.client(talk.engine.create_app("intruder"))
+
+
 async def refused(client: RawClient, rpc: Rpc, request: betterproto2.Message) -> str:
     reply: Any = await client.call(rpc.name, request, rpc.reply)
     assert reply == rpc.reply(success=False, message=reply.message), "it says more than no"
@@ -200,8 +206,7 @@ async def refused(client: RawClient, rpc: Rpc, request: betterproto2.Message) ->
 @pytest.mark.parametrize("method", about(About.EVENT))
 @conversation()
 async def test_grpc_events(talk: Conversation, method: str) -> None:
-    victim = await prepared_victim(talk.engine.broker, talk.app)
-    intruder = await talk.client(talk.engine.create_app("intruder"))
+    victim, intruder = await meet(talk)
     rpc = RPCS[method]
     unknown = Target(UNKNOWN, 0, NAME)
     about_unknown = await refused(
@@ -223,8 +228,7 @@ async def test_grpc_events(talk: Conversation, method: str) -> None:
 @pytest.mark.parametrize("method", about(About.SUBSCRIPTION))
 @conversation()
 async def test_grpc_subscriptions(talk: Conversation, method: str) -> None:
-    victim = await prepared_victim(talk.engine.broker, talk.app)
-    intruder = await talk.client(talk.engine.create_app("intruder"))
+    victim, intruder = await meet(talk)
     rpc = RPCS[method]
     request = request_of(rpc, intruder.client_id, victim.targets[0], NAME)
     assert "not subscribed" in await refused(intruder, rpc, request)
@@ -241,8 +245,7 @@ async def test_grpc_deliveries(method: str, multiplex: bool) -> None:
 
     @conversation(multiplex=multiplex)
     async def test(talk: Conversation) -> None:
-        victim = await prepared_victim(talk.engine.broker, talk.app)
-        intruder = await talk.client(talk.engine.create_app("intruder"))
+        victim, intruder = await meet(talk)
         async with intruder.subscribed(NAME) as stream, intruder.subscribing(WAITING) as other:
             for name, its_stream in ((NAME, stream), (WAITING, stream if multiplex else other)):
                 await intruder.publish("its own", name=name)
@@ -256,8 +259,7 @@ async def test_grpc_deliveries(method: str, multiplex: bool) -> None:
 @pytest.mark.parametrize("method", about(About.PUBLISHING))
 @conversation()
 async def test_grpc_publishing(talk: Conversation, method: str) -> None:
-    victim = await prepared_victim(talk.engine.broker, talk.app)
-    intruder = await talk.client(talk.engine.create_app("intruder"))
+    victim, intruder = await meet(talk)
     request = messages.PublishEventRequest(
         client_id=intruder.client_id,
         event_name=NAME,
@@ -274,8 +276,7 @@ async def test_grpc_publishing(talk: Conversation, method: str) -> None:
 @pytest.mark.parametrize("method", about(About.CLIENT))
 @conversation()
 async def test_grpc_clients(talk: Conversation, method: str) -> None:
-    victim = await prepared_victim(talk.engine.broker, talk.app)
-    intruder = await talk.client(talk.engine.create_app("intruder"))
+    victim, intruder = await meet(talk)
     # What others know of an app is its id: it opens nothing.
     request = RPCS[method].request(victim.app.app_id)
     reply: Any = await intruder.call(method, request, RPCS[method].reply)
@@ -309,6 +310,12 @@ def text_of_command(client: RawWebSocket, command: Command, target: Target) -> s
     return client.text(command, **{name: values[name] for name in names})
 
 
+@asynccontextmanager
+async def meet_at_websocket() -> AsyncIterator[tuple[Victim, RawWebSocket]]:
+    async with open_door() as door, door.client(door.apps.create("intruder")) as intruder:
+        yield await prepared_victim(door.broker, door.app), intruder
+
+
 async def refused_by_websocket(client: RawWebSocket, text: str) -> str:
     reply = await client.ask(text)
     assert reply.startswith("-FAIL:"), reply
@@ -317,8 +324,7 @@ async def refused_by_websocket(client: RawWebSocket, text: str) -> str:
 
 @pytest.mark.parametrize("command", commands_about(About.EVENT))
 async def test_websocket_events(command: Command) -> None:
-    async with open_door() as door, door.client(door.apps.create("intruder")) as intruder:
-        victim = await prepared_victim(door.broker, door.app)
+    async with meet_at_websocket() as (victim, intruder):
         unknown = text_of_command(intruder, command, Target(UNKNOWN, 0, NAME))
         about_unknown = await refused_by_websocket(intruder, unknown)
         refusals = {
@@ -331,8 +337,7 @@ async def test_websocket_events(command: Command) -> None:
 
 @pytest.mark.parametrize("command", commands_about(About.SUBSCRIPTION))
 async def test_websocket_subscriptions(command: Command) -> None:
-    async with open_door() as door, door.client(door.apps.create("intruder")) as intruder:
-        victim = await prepared_victim(door.broker, door.app)
+    async with meet_at_websocket() as (victim, intruder):
         text = text_of_command(intruder, command, victim.targets[0])
         assert "not subscribed" in await refused_by_websocket(intruder, text)
         await intruder.command("SUB", EVENT_NAME=NAME)
@@ -342,8 +347,7 @@ async def test_websocket_subscriptions(command: Command) -> None:
 
 @pytest.mark.parametrize("command", commands_about(About.DELIVERY))
 async def test_websocket_deliveries(command: Command) -> None:
-    async with open_door() as door, door.client(door.apps.create("intruder")) as intruder:
-        victim = await prepared_victim(door.broker, door.app)
+    async with meet_at_websocket() as (victim, intruder):
         for name in (NAME, WAITING):
             await intruder.command(command, EVENT_NAME=name)
             await intruder.publish(EVENT_NAME=name)
@@ -354,8 +358,7 @@ async def test_websocket_deliveries(command: Command) -> None:
 
 @pytest.mark.parametrize("command", commands_about(About.PUBLISHING))
 async def test_websocket_publishing(command: Command) -> None:
-    async with open_door() as door, door.client(door.apps.create("intruder")) as intruder:
-        victim = await prepared_victim(door.broker, door.app)
+    async with meet_at_websocket() as (victim, intruder):
         await intruder.command("SUB", EVENT_NAME=NAME)
         reply = await intruder.ask(text_of_command(intruder, command, victim.targets[0]))
         assert reply.startswith("+PASS:")
@@ -365,8 +368,7 @@ async def test_websocket_publishing(command: Command) -> None:
 
 @pytest.mark.parametrize("command", commands_about(About.CLIENT))
 async def test_websocket_clients(command: Command) -> None:
-    async with open_door() as door, door.client(door.apps.create("intruder")) as intruder:
-        victim = await prepared_victim(door.broker, door.app)
+    async with meet_at_websocket() as (victim, intruder):
         reply = await refused_by_websocket(intruder, f"{command};ACCESS_KEY=:{victim.app.app_id}")
         assert reply == "-FAIL:unknown app key"
         await victim.check_unharmed()
