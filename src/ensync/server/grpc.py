@@ -27,6 +27,7 @@ from ensync.server.grpc_streams import EventStreams, OneStreamForAll, StreamForE
 from ensync.server.hooks import DoorCall, DoorFault, DoorHooks
 from ensync.server.http2 import GrpcConnection
 from ensync.server.refusal import Reason, Refusal
+from ensync.server.stop_accepting import stop_accepting
 from ensync.transports.bridge import AsyncioSide
 
 __all__ = ["GrpcDoor", "GrpcOptions", "serve_grpc"]
@@ -105,6 +106,7 @@ class GrpcDoor:
         The broker is to be shut down first, which ends the subscriptions.
         """
         self._is_closing = True
+        await stop_accepting(self._server)
         self._server.close()
         for connection in self.connections:
             connection.go_away()

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ssl
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import anyio
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
+from websockets.protocol import State
 
 from ensync.address import ENDPOINT
 from ensync.server.broker import Broker
 from ensync.server.hooks import DoorHooks
+from ensync.server.stop_accepting import stop_accepting
 from ensync.server.websocket_connection import WebSocketConnection
 from ensync.websocket_logger import websocket_logger
+from ensync.websocket_socket import abort
 from ensync.websocket_text import MAX_MESSAGE_BYTES
 
 __all__ = ["WebSocketDoor", "WebSocketLimits", "serve_websocket"]
@@ -59,6 +63,7 @@ class WebSocketDoor:
         self._hooks = hooks
         self._limits = limits
         self._server: Server | None = None
+        self._sockets: WeakSet[ServerConnection] = WeakSet()
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         """Starts to accept connections."""
@@ -76,6 +81,7 @@ class WebSocketDoor:
             max_queue=_MAX_QUEUED_FRAMES,
             write_limit=_WRITE_HIGH_WATER,
             logger=websocket_logger(),
+            create_connection=_entered_into(self._sockets),
         )
         self.port = next(iter(self._server.sockets)).getsockname()[1]
 
@@ -83,11 +89,15 @@ class WebSocketDoor:
         """Stops listening and closes all connections, in three seconds at the most."""
         if self._server is None:
             return
+        await stop_accepting(self._server)
+        for socket in list(self._sockets):
+            if socket.state is State.CONNECTING:  # nothing is under way that could end well
+                abort(socket)
         self._server.close()
         with anyio.move_on_after(_CLOSE_TIMEOUT):
             await self._server.wait_closed()
-        for connection in list(self.connections):
-            connection.abort()
+        for socket in list(self._sockets):
+            abort(socket)
         await self._server.wait_closed()
 
     async def _serve(self, socket: ServerConnection) -> None:
@@ -106,6 +116,17 @@ class WebSocketDoor:
         if len(self.connections) >= self._limits.connections:
             return socket.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections\n")
         return None
+
+
+def _entered_into(sockets: WeakSet[ServerConnection]) -> type[ServerConnection]:
+    """Makes connections that are known from the first moment, before any handshake."""
+
+    class Entered(ServerConnection):
+        def connection_made(self, transport: Any) -> None:
+            sockets.add(self)
+            super().connection_made(transport)
+
+    return Entered
 
 
 async def serve_websocket(

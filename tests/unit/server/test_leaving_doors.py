@@ -1,0 +1,51 @@
+"""Leaving an engine while somebody is just coming in."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing, suppress
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from ensync.server.local import LocalEngine
+
+pytestmark = [pytest.mark.anyio, pytest.mark.all_loops]
+
+# Less than a door waits for somebody who says nothing while the engine goes on.
+SOON = 5.0
+
+
+def knock(url: str) -> socket.socket:
+    """Connects, as far as that goes without waiting; and says nothing."""
+    caller = socket.socket()
+    caller.setblocking(False)
+    with suppress(BlockingIOError):
+        caller.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+    return caller
+
+
+@pytest.mark.parametrize("door", ["url", "websocket_url"])
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_comes_in_last_holds_nothing_up_and_leaves_nothing_open(
+    door: str, turns: int
+) -> None:
+    with anyio.fail_after(SOON):
+        async with LocalEngine() as engine:
+            caller = knock(getattr(engine, door))
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+    caller.close()
+
+
+@pytest.mark.parametrize("door", ["url", "websocket_url"])
+async def test_who_says_nothing_is_shown_out(door: str) -> None:
+    with anyio.fail_after(SOON):
+        async with LocalEngine() as engine:
+            caller = knock(getattr(engine, door))
+            for _ in range(20):
+                await anyio.lowlevel.checkpoint()
+    with closing(caller), suppress(ConnectionResetError):
+        caller.settimeout(SOON)
+        assert b"" in (caller.recv(1000), caller.recv(1000))
