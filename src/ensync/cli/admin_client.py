@@ -32,7 +32,7 @@ class AdminClient:
 
     def __init__(self, url: str) -> None:
         if not url.startswith("http://127.0.0.1:"):
-            raise CommandError("the admin URL is not one that ensync serve has printed")
+            raise CommandError("the admin URL is not one that ensync serve has printed", WRONG_USE)
         self._url = url
 
     def ask(self, method: str, what: str, app_id: str = "", body: object = None) -> Any:

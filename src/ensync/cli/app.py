@@ -25,6 +25,8 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
+    # By default, typer breaks its text where the lines of a docstring end.
+    rich_markup_mode="markdown",
     epilog=EXIT_CODES,
 )
 

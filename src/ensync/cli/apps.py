@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeAlias
 import anyio.to_thread
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from ensync.cli.admin_client import AdminClient, running_engine
 from ensync.cli.failures import WRONG_USE, CommandError
@@ -27,6 +28,8 @@ apps_group = typer.Typer(
     With --data they are those of an engine that keeps its data there, running or not. Without
     it, those of the running engine at ENSYNC_ADMIN_URL, which ensync serve prints.""",
 )
+
+HEADINGS = ("name", "app id", "may send", "may receive")
 
 Ask: TypeAlias = Callable[..., Any]
 
@@ -57,7 +60,7 @@ def create(
 ) -> None:
     """Make an app, and print its keys as lines for a .env file.
 
-    The keys are not kept and not shown again.
+    The keys are not kept and not shown again. A data file that is not there yet is made.
     """
 
     def work(ask: Ask) -> None:
@@ -68,7 +71,7 @@ def create(
         print_env({"ENSYNC_APP_KEY": app["app_key"], "ENSYNC_SECRET_KEY": app["secret_key"]})
         note(f"{name!r} is app {app['app_id']}")
 
-    _with_engine(data, admin_url, work)
+    _with_engine(data, admin_url, work, make_file=True)
 
 
 @apps_group.command("list")
@@ -83,11 +86,10 @@ def list_apps(
             print_json(apps)
             return
         table = Table(box=None, pad_edge=False)
-        for heading in ("name", "app id", "may send", "may receive"):
+        for heading in HEADINGS:
             table.add_column(heading, overflow="fold")
         for app in apps:
-            send, receive = ", ".join(app["send"]), ", ".join(app["receive"])
-            table.add_row(app["name"], app["app_id"], send, receive)
+            table.add_row(*_texts(app))
         out.print(table)
 
     _with_engine(data, admin_url, work)
@@ -108,10 +110,8 @@ def show(
             print_json(app)
             return
         table = Table(box=None, show_header=False, pad_edge=False)
-        table.add_row("name", app["name"])
-        table.add_row("app id", app["app_id"])
-        table.add_row("may send", ", ".join(app["send"]))
-        table.add_row("may receive", ", ".join(app["receive"]))
+        for heading, text in zip(HEADINGS, _texts(app), strict=True):
+            table.add_row(heading, text)
         out.print(table)
 
     _with_engine(data, admin_url, work)
@@ -150,6 +150,12 @@ def remove(name: NameArgument, data: DataOption = None, admin_url: AdminOption =
     _with_engine(data, admin_url, work)
 
 
+def _texts(app: Any) -> list[Text]:
+    # As Text, since a name in brackets would be a style to rich.
+    values = [app["name"], app["app_id"], ", ".join(app["send"]), ", ".join(app["receive"])]
+    return [Text(value) for value in values]
+
+
 def _find(ask: Ask, name: str) -> Any:
     apps = ask("GET", "apps")
     for app in apps:
@@ -159,10 +165,18 @@ def _find(ask: Ask, name: str) -> Any:
     raise CommandError(f"there is no app {name!r}; there is {names}", WRONG_USE)
 
 
-def _with_engine(data: Path | None, admin_url: str | None, work: Callable[[Ask], None]) -> None:
+def _with_engine(
+    data: Path | None,
+    admin_url: str | None,
+    work: Callable[[Ask], None],
+    *,
+    make_file: bool = False,
+) -> None:
     with user_errors():
         if data is not None and admin_url is not None:
             raise CommandError("give --data or --admin-url, not both", WRONG_USE)
+        if data is not None and not make_file and not data.exists():
+            raise CommandError(f"there is no data file {data}", WRONG_USE)
         engine = _running(data, admin_url)
         if engine is not None:
             work(engine.ask)

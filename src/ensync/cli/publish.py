@@ -45,7 +45,9 @@ def publish_command(
     *,
     to: Annotated[
         list[str] | None,
-        typer.Option(help="App id of a recipient, or 'self'; again for more.", show_default=False),
+        typer.Option(
+            help="Needed: app id of a recipient, or 'self'; again for more.", show_default=False
+        ),
     ] = None,
     file: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Read the payload, JSON, from this file.")

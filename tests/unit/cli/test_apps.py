@@ -68,6 +68,8 @@ def test_permissions_hold(engine: Served) -> None:
         (("rotate", "nobody"), 2, "there is no app 'nobody'"),
         (("remove", "nobody"), 2, "there is no app 'nobody'"),
         (("list", "--data", "x", "--admin-url", "y"), 2, "not both"),
+        (("list", "--data", "/no/such"), 2, "there is no data file /no/such"),
+        (("list", "--admin-url", "http://example.org/"), 2, "not one that ensync serve has"),
     ],
 )
 def test_mistakes(engine: Served, arguments: tuple[str, ...], code: int, text: str) -> None:
@@ -75,6 +77,17 @@ def test_mistakes(engine: Served, arguments: tuple[str, ...], code: int, text: s
     assert done.returncode == code
     assert text in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_brackets_in_a_name_are_no_style(engine: Served) -> None:
+    name = "[/bold] and [red]more[/red]"
+    assert engine.run("apps", "create", name, "--send", "[/x]").returncode == 0
+    for arguments in (("list",), ("show", name)):
+        done = engine.run("apps", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert name in done.stdout
+        assert "[/x]" in done.stdout
+    assert engine.run("apps", "remove", name).returncode == 0
 
 
 def test_it_must_be_said_which_engine() -> None:
