@@ -94,7 +94,12 @@ class ThreadedEngine:
 
     @property
     def faults(self) -> Faults:
-        """Makes it misbehave. To be used in any thread, other than usual."""
+        """Makes it misbehave. To be used in any thread, other than usual.
+
+        Raises:
+            EnSyncGenericError: It was not entered: these begin and end with its block.
+        """
+        self._entered()
         return self._restartable.faults
 
     @property
@@ -147,17 +152,17 @@ class ThreadedEngine:
 
     async def start(self) -> None:
         """Starts it, on the ports that it had before. Does nothing when it runs."""
-        await self._here.run(self._restartable.start)
+        await self._entered().run(self._restartable.start)
 
     async def stop(self, *, crash: bool = False) -> None:
         """Stops it, as ``RestartableEngine.stop``."""
-        await self._here.run(lambda: self._restartable.stop(crash=crash))
+        await self._entered().run(lambda: self._restartable.stop(crash=crash))
 
     async def restart(
         self, *, crash: bool = False, forget_events: bool = False, forget_apps: bool = False
     ) -> None:
         """Stops it and starts it again, as ``RestartableEngine.restart``."""
-        await self._here.run(
+        await self._entered().run(
             lambda: self._restartable.restart(
                 crash=crash, forget_events=forget_events, forget_apps=forget_apps
             )
@@ -174,10 +179,9 @@ class ThreadedEngine:
 
         Not for what waits for a client that lives in the caller's loop.
         """
-        return self._here.call(function, *args)
+        return self._entered().call(function, *args)
 
-    @property
-    def _here(self) -> EngineThread:
+    def _entered(self) -> EngineThread:
         if self._thread is None:
             raise EnSyncGenericError(
                 "this engine is not running: use it inside its 'with' block", code="not_running"

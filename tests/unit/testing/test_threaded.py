@@ -17,6 +17,8 @@ def test_it_has_to_be_entered() -> None:
     with pytest.raises(ensync.EnSyncGenericError, match="use it inside its 'with' block") as caught:
         engine.create_app()
     assert caught.value.code == "not_running"
+    with pytest.raises(ensync.EnSyncGenericError, match="use it inside its 'with' block"):
+        engine.faults.heal()
 
 
 def test_wrong_options_are_refused_and_leave_no_thread() -> None:
