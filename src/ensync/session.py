@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from ensync.acknowledgements import AcknowledgementPipeline
 from ensync.connection import Answer, ClientState, Connection, SessionSettings
@@ -307,6 +308,9 @@ class Session:
                 call.cancel()
         if wait.answer is None:
             return Answer(EnSyncTimeoutError("no answer from the engine in time"), sent)
+        if isinstance(wait.answer, EnSyncError):
+            # A request cancelled together with this one may have cost it its link.
+            await checkpoint_if_cancelled()
         return Answer(wait.answer, sent)
 
     async def request(

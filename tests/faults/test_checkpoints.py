@@ -15,6 +15,7 @@ import trio_asyncio
 import ensync
 from ensync.server.local import LocalEngine
 from ensync.server.store import EventState, QueueKey
+from ensync.testing import Faults
 from ensync.transports.bridge import being_cancelled
 from tests.conformance.harness import PATIENCE, Target, publish_all, unsettled_by
 from tests.faults.census import Census
@@ -257,3 +258,26 @@ async def test_a_task_cancelled_at_each_checkpoint(
 ) -> None:
     """As ``asyncio.timeout()`` and the end of ``asyncio.run()`` do it."""
     await try_each_checkpoint(target, engine, kind, [Way.NATIVE, Way.NATIVE_RESUMING])
+
+
+async def test_a_cancellation_wins_over_the_loss_of_the_link_that_it_caused(
+    client: ensync.EnSyncClient, faults: Faults
+) -> None:
+    """A WebSocket is reset with a request of which nobody wants the reply any more."""
+    faults.hold("publish", count=None)
+    first, both = anyio.CancelScope(), anyio.CancelScope()
+
+    async def publish_first() -> None:
+        try:
+            with first:
+                await client.publish("orders", [client.app_id], 1)
+        finally:
+            both.cancel()
+
+    with anyio.fail_after(PATIENCE), both:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(publish_first)
+            tasks.start_soon(client.publish, "orders", [client.app_id], 2)
+            await faults.wait_calls("publish", 2)
+            first.cancel()
+    assert both.cancelled_caught

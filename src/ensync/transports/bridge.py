@@ -200,17 +200,20 @@ def _mark_socket_callbacks(loop: Any) -> None:
 
 
 def _protect_from_interrupts(loop: Any) -> None:
-    # An interrupt in the middle of a callback would end the loop, and whoever waits for
+    # An interrupt in one of the loop's own tasks would end the loop, and whoever waits for
     # it would wait for ever. The program's main task is the one to be interrupted.
+    for name in ("_main_loop_one", "_io_task"):
+        setattr(loop, name, _protected(getattr(loop, name)))
+
+
+def _protected(function: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
     import trio
 
-    run_callback = loop._main_loop_one  # pyright: ignore[reportPrivateUsage]
-
     @trio.lowlevel.enable_ki_protection
-    async def run_protected(*args: Any, **keywords: Any) -> None:
-        await run_callback(*args, **keywords)
+    async def protected(*args: Any, **keywords: Any) -> None:
+        await function(*args, **keywords)
 
-    loop._main_loop_one = run_protected  # pyright: ignore[reportPrivateUsage]
+    return protected
 
 
 def _marking(add: Callable[..., object]) -> Callable[..., object]:
