@@ -1,0 +1,158 @@
+"""Backpressure is bounded and local: who does not read holds up the engine, and nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, NamedTuple
+
+import anyio
+import pytest
+
+import ensync
+from ensync.crypto import seal
+from ensync.server.memory import MemoryStore
+from ensync.server.store import NewEvent, QueueKey
+from ensync.testing import FaultProxy
+from tests.conformance.harness import PATIENCE, Keys, Target, opened, take_one
+from tests.faults.waiters import state_reached
+
+pytestmark = pytest.mark.anyio
+
+FLOOD, QUIET = "flood", "quiet"
+BUFFER_SIZE = 20
+SMALL_BUFFER = 64 * 1024
+ROUND_TRIPS = 50
+# A few milliseconds each, on a machine that does nothing else.
+PROMPTLY = 10.0
+MIB = 1 << 20
+
+
+class Flooded(NamedTuple):
+    """A store that is full of events for one app, and clients of its engine."""
+
+    target: Target
+    proxy: FaultProxy
+    store: MemoryStore
+
+    async def fill(self, count: int, size: int) -> int:
+        """Stores events; returns how many bytes they are on the wire."""
+        app_id = self.target.keys.app_id
+        payload = seal(b'"' + b"x" * size + b'"', app_id)
+        for _ in range(count):
+            queue = QueueKey(app_id, FLOOD)
+            await self.store.append(NewEvent(queue, app_id, payload, "{}"))
+        return count * len(payload)
+
+
+@asynccontextmanager
+async def flooded(transport: str) -> AsyncIterator[Flooded]:
+    store = MemoryStore()
+    # An engine that sets no limit of its own to what a subscription has in hand.
+    async with (
+        opened(transport, store=store, max_in_flight=1_000_000) as (target, _),
+        FaultProxy(target.url, buffer_size=SMALL_BUFFER) as proxy,
+    ):
+        yield Flooded(target._replace(url=proxy.url), proxy, store)
+
+
+async def round_trips(client: ensync.EnSyncClient, subscription: ensync.Subscription[Any]) -> float:
+    """Publishes to oneself and waits for the event, again and again; returns the seconds."""
+    began = anyio.current_time()
+    for number in range(ROUND_TRIPS):
+        await client.publish(QUIET, [client.app_id], number)
+        event = await take_one(subscription)
+        assert event.payload == number
+        await event.ack()
+    return anyio.current_time() - began
+
+
+def client_of(
+    engine: ensync.EnSyncEngine, keys: Keys
+) -> AbstractAsyncContextManager[ensync.EnSyncClient]:
+    return engine.create_client(keys.app_key, app_secret_key=keys.secret_key)
+
+
+# (events, bytes of each): many, and much.
+FLOODS = {"20000 small events": (20_000, 100), "200 MB": (1_000, 110_000)}
+
+
+@pytest.mark.parametrize(("count", "size"), FLOODS.values(), ids=FLOODS)
+async def test_a_subscription_that_is_never_read(transport: str, count: int, size: int) -> None:
+    async with (
+        flooded(transport) as site,
+        ensync.EnSyncEngine(site.target.url) as engine,
+        client_of(engine, site.target.keys) as client,
+        client_of(engine, site.target.other_keys) as other,
+        client.subscribe(FLOOD, buffer_size=BUFFER_SIZE) as unread,
+        client.subscribe(QUIET, auto_ack=False) as quiet,
+        other.subscribe(QUIET, auto_ack=False) as quiet_other,
+    ):
+        flood_bytes = await site.fill(count, size)
+        seconds = await round_trips(client, quiet)
+        seconds_other = await round_trips(other, quiet_other)
+        taken = site.proxy.bytes_total("downstream")
+        print(
+            f"{ROUND_TRIPS} round trips: {seconds:.3f} s, of another client {seconds_other:.3f} s;"
+            f" {unread.statistics().buffered} of {count} events buffered,"
+            f" {taken / MIB:.2f} of {flood_bytes / MIB:.0f} MiB taken from the engine"
+        )
+        assert max(seconds, seconds_other) < PROMPTLY
+        assert unread.statistics().buffered < 2_000
+        assert taken < 24 * MIB
+
+
+async def test_what_was_held_back_comes_when_it_is_read(transport: str) -> None:
+    count = 1_000
+    async with (
+        flooded(transport) as site,
+        site.target.connect() as client,
+        client.subscribe(FLOOD, buffer_size=BUFFER_SIZE) as subscription,
+    ):
+        await site.fill(count, 100)
+        await anyio.wait_all_tasks_blocked()
+        blocks: list[int] = []
+        with anyio.fail_after(2 * PATIENCE):
+            async for event in subscription:
+                blocks.append(event.block)
+                if len(blocks) == count:
+                    break
+    assert blocks == sorted(set(blocks))
+
+
+SUBSCRIPTIONS = 300
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_300_subscriptions_where_100_streams_are_allowed(transport: str) -> None:
+    names = [f"orders/{number}" for number in range(SUBSCRIPTIONS)]
+    async with (
+        flooded(transport) as site,
+        site.target.connect() as client,
+        AsyncExitStack() as stack,
+    ):
+        subscriptions = [
+            await stack.enter_async_context(client.subscribe(name, buffer_size=1)) for name in names
+        ]
+        connections = site.proxy.connections
+        assert connections == (4 if transport == "grpc" else 1)
+        await one_event_for_each(client, subscriptions)
+        site.proxy.reset()
+        await state_reached(client, ensync.ClientState.RECONNECTING)
+        await one_event_for_each(client, subscriptions)
+        assert site.proxy.connections == connections
+
+
+async def one_event_for_each(
+    client: ensync.EnSyncClient, subscriptions: Sequence[ensync.Subscription[Any]]
+) -> None:
+    """Publishes for all of them before the first is read: each is held back meanwhile."""
+    names = [subscription.event_name for subscription in subscriptions]
+    events = [ensync.OutgoingEvent(name, [client.app_id], name) for name in names]
+    with anyio.fail_after(3 * PATIENCE):
+        async with client.publish_many(events) as outcomes:
+            async for outcome in outcomes:
+                outcome.unwrap()
+        for subscription in subscriptions:
+            assert (await take_one(subscription)).payload == subscription.event_name
