@@ -21,7 +21,7 @@ from ensync.errors import (
     EnSyncValidationError,
 )
 from ensync.event import Receipt
-from ensync.options import check_choice
+from ensync.options import Backoff, check_choice
 from ensync.payload import check_event_name, encode_metadata, encode_payload
 from ensync.received import make_received
 from ensync.scopes import single_error_bare
@@ -109,6 +109,7 @@ async def publish_all(session: Session, requests: list[Publish], timeout: float)
 
 
 async def _publish(session: Session, request: Publish, deadline: float) -> RecipientOutcome:
+    pauses: Backoff | None = None
     while True:
         try:
             connection = await session.connection(deadline)
@@ -120,6 +121,9 @@ async def _publish(session: Session, request: Publish, deadline: float) -> Recip
             return outcome
         if isinstance(answer.result, Outcome):
             session.unknown_to_engine(answer.result.message)
+        elif not connection.is_lost:
+            pauses = pauses or session.pauses()
+            await anyio.sleep(pauses.next_delay() or 0)
 
 
 def _judge(answer: Answer) -> RecipientOutcome | None:

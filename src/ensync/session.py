@@ -313,6 +313,10 @@ class Session:
             await checkpoint_if_cancelled()
         return Answer(wait.answer, sent)
 
+    def pauses(self) -> Backoff:
+        """The pauses between tries of one request while the connection stays."""
+        return Backoff(Reconnect(initial=0.05, maximum=1.0, max_attempts=None), self._random)
+
     async def request(
         self, request: Request, find: Callable[[float], Awaitable[Connection]] | None = None
     ) -> Outcome:
@@ -328,7 +332,7 @@ class Session:
         """
         find = self.connection if find is None else find
         deadline = anyio.current_time() + self.settings.request_timeout
-        pauses = Backoff(Reconnect(initial=0.05, maximum=1.0, max_attempts=None), self._random)
+        pauses = self.pauses()
         while True:
             connection = await find(deadline)
             result = (await self.exchange(connection, request, deadline)).result

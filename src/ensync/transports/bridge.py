@@ -84,6 +84,14 @@ class AsyncioSide:
         """Calls a function in the next turn of the asyncio loop."""
         self._loop.call_soon(function, *args)
 
+    def call_later(self, delay: float, function: Callable[[], object]) -> Callable[[], object]:
+        """Calls a function on the asyncio side after so many seconds.
+
+        Returns:
+            A function that cancels it.
+        """
+        return self._loop.call_later(delay, function).cancel
+
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if task.cancelled():

@@ -84,7 +84,10 @@ class GrpcTransport(Transport):
             logger.warning("%s needs all of HTTP/2: going on with h2", self._address.url)
             self._http2 = "h2"
         self._connections = [c for c in self._connections if not c.lost]
-        return self._connections[0] if self._connections else None
+        return next(iter(self._taking_more()), None)
+
+    def _taking_more(self) -> list[GrpcConnection]:
+        return [connection for connection in self._connections if connection.takes_more]
 
     async def _open_first(self) -> GrpcConnection:
         # Another engine may answer after a loss, of another generation.
@@ -102,15 +105,11 @@ class GrpcTransport(Transport):
         The first connection keeps half of its streams for calls.
         """
         async with self._connecting:
-            for connection in [c for c in self._connections if not c.lost]:
-                if connection.subscriptions < self._room(connection):
+            for number, connection in enumerate(self._taking_more()):
+                limit = connection.stream_limit
+                if connection.subscriptions < (limit if number else limit // 2):
                     return connection
             return await self._open()
-
-    def _room(self, connection: GrpcConnection) -> int:
-        if connection is self._connections[0]:
-            return connection.stream_limit // 2
-        return connection.stream_limit
 
     async def aclose(self) -> None:
         connections, self._connections = self._connections, []

@@ -50,8 +50,8 @@ class GrpcCall(Call):
             path, message, self._method.reply_type, on_result, self._was_sent
         )
 
-    def _was_sent(self) -> None:
-        self.sent = True
+    def _was_sent(self, sent: bool) -> None:
+        self.sent = sent
 
     def cancel(self) -> None:
         self._on_reply = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ssl
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import anyio
@@ -31,13 +32,22 @@ HTTP2_WAYS: tuple[Http2, ...] = get_args(Http2)
 
 # Assumed until the engine's SETTINGS frame says otherwise.
 _DEFAULT_STREAM_LIMIT = 100
+# Seconds that an engine which is going away has for what it has begun.
+_PATIENCE = 5.0
+
+CallLater: TypeAlias = Callable[[float, Callable[[], object]], Callable[[], object]]
+
+
+def _nothing() -> None:
+    """What is to be cancelled where nothing was begun."""
 
 
 class GrpcConnection:
     """Made by :meth:`open`; lost once, for good."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, call_later: CallLater) -> None:
         self._address = address
+        self._call_later = call_later
         self.needs_h2 = False
         self._protocol: ClientProtocol | None = None
         self._wire: Wire | None = None
@@ -47,6 +57,8 @@ class GrpcConnection:
         self._losing: list[Callable[[EnSyncConnectionError], None]] = []
         self._stream_limit = _DEFAULT_STREAM_LIMIT
         self.error: EnSyncConnectionError | None = None
+        self._farewell: EnSyncConnectionError | None = None
+        self._cancel_patience: Callable[[], object] = _nothing
 
     @classmethod
     async def open(
@@ -61,7 +73,7 @@ class GrpcConnection:
         Raises:
             EnSyncConnectionError: With a text that says which step failed.
         """
-        connection = cls(address)
+        connection = cls(address, side.call_later)
         protocol = await _open_protocol(connection, address, side, tls, http2)
         connection._protocol = protocol
         if connection.lost:
@@ -76,6 +88,11 @@ class GrpcConnection:
     @property
     def lost(self) -> bool:
         return self.error is not None
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether new calls and streams may be started on it."""
+        return self.error is None and self._farewell is None
 
     @property
     def stream_limit(self) -> int:
@@ -102,7 +119,7 @@ class GrpcConnection:
         message: betterproto2.Message,
         reply_type: type[betterproto2.Message],
         on_result: Callable[[UnaryResult], None],
-        on_sent: Callable[[], None] | None = None,
+        on_sent: Callable[[bool], None] | None = None,
     ) -> UnaryCall:
         """Queues a request behind the engine's stream limit, first come first served."""
         call = UnaryCall(self, path, message, reply_type, on_result, on_sent)
@@ -137,6 +154,7 @@ class GrpcConnection:
         if call in self._running:
             self._running.discard(call)
             self.start_waiting()
+            self._end_when_done()
         elif call in self._waiting:
             self._waiting.remove(call)
 
@@ -153,13 +171,14 @@ class GrpcConnection:
             wire.start_call(call)
 
     def _has_room(self) -> bool:
-        return self.error is None and len(self._running) + len(self._streams) < self._stream_limit
+        return self.takes_more and len(self._running) + len(self._streams) < self._stream_limit
 
     # Losing
 
     def translate(self, error: Exception) -> EnSyncConnectionError:
-        if self.error is not None:
-            return self.error
+        known = self.error or self._farewell
+        if known is not None:
+            return known
         if isinstance(error, StreamTerminatedError):
             translated = EnSyncConnectionError(
                 f"the engine at {self._address.url} reset a request: {error}", code="request_reset"
@@ -181,6 +200,7 @@ class GrpcConnection:
         if self.error is not None:
             return
         self.error = error
+        self._cancel_patience()
         if self._protocol is not None:
             self._protocol.abort()
         calls, streams = [*self._running, *self._waiting], list(self._streams)
@@ -213,15 +233,30 @@ class GrpcConnection:
         self._stream_limit = limit
         self.start_waiting()
 
+    def going_away(self, reason: str) -> None:
+        """The engine takes no more, and finishes what it has begun before it ends."""
+        if self._farewell is None:
+            self._farewell = self._lost_because(reason)
+            expire = partial(self.lose, self._farewell)
+            self._cancel_patience = self._call_later(_PATIENCE, expire)
+        self._end_when_done()
+
+    def _end_when_done(self) -> None:
+        if self._farewell is not None and not self._running:
+            self.lose(self._farewell)
+
     def lean_not_enough(self) -> None:
         self.needs_h2 = True
 
     def connection_ended(self, reason: str, cause: BaseException | None) -> None:
-        error = EnSyncConnectionError(
-            f"the connection to {self._address.url} was lost: {reason}", code="link_lost"
-        )
+        error = self._lost_because(reason)
         error.__cause__ = cause
         self.lose(error)
+
+    def _lost_because(self, reason: str) -> EnSyncConnectionError:
+        return EnSyncConnectionError(
+            f"the connection to {self._address.url} was lost: {reason}", code="link_lost"
+        )
 
 
 async def _open_protocol(

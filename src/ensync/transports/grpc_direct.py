@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from grpclib.exceptions import StreamTerminatedError
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError as H2Error
 from h2.exceptions import StreamClosedError
@@ -54,6 +55,7 @@ class DirectWire(Wire):
         self._connection = protocol.connection
         self._h2: Any = protocol.h2
         self._exchanges: dict[int, Any] = protocol.exchanges
+        protocol.on_refused = self._refused
         self._scheme = "https" if address.tls else "http"
         self._authority = address.authority
         self._headers: dict[str, Headers] = {}
@@ -122,6 +124,11 @@ class DirectWire(Wire):
         if size and not self._connection.is_closing():
             self._h2.acknowledge_received_data(size, exchange.id)
             self._connection.flush()
+
+    def _refused(self, number: int) -> None:
+        exchange = self._exchanges.get(number)
+        if exchange is not None:
+            exchange.never_heard()
 
     def forget(self, exchange: _Exchange) -> None:
         self._exchanges.pop(exchange.id, None)
@@ -203,6 +210,9 @@ class _Exchange:
     def leaves(self) -> None:
         """The last byte of the request is about to be written."""
 
+    def never_heard(self) -> None:
+        """The engine says that it has done nothing about the request."""
+
     def fail(self, error: Exception) -> None:
         raise NotImplementedError
 
@@ -215,7 +225,7 @@ class _Exchange:
         raise NotImplementedError
 
 
-class _Terminated(Exception):
+class _Terminated(StreamTerminatedError):
     """The stream was reset."""
 
 
@@ -263,6 +273,9 @@ class _CallExchange(_Exchange):
             return decoder(self._call.reply_type)(only_message(b"".join(self._chunks)))
         except Exception as error:  # noqa: BLE001 - whatever the bytes make the codec raise
             return self.wire.owner.translate(error)
+
+    def never_heard(self) -> None:
+        self._call.never_heard()
 
     def fail(self, error: Exception) -> None:
         self._call.finish(self.wire.owner.translate(error))

@@ -16,12 +16,14 @@ from grpclib.config import Configuration
 from grpclib.protocol import AbstractHandler, Connection, EventsProcessor, H2Protocol
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.errors import ErrorCodes
 from h2.events import (
     AlternativeServiceAvailable,
     ConnectionTerminated,
     InformationalResponseReceived,
     PingReceived,
     RemoteSettingsChanged,
+    StreamReset,
     UnknownFrameReceived,
 )
 from h2.exceptions import ProtocolError as H2Error
@@ -57,6 +59,9 @@ class ProtocolOwner(Protocol):
     def set_stream_limit(self, limit: int) -> None: ...
 
     def connection_ended(self, reason: str, cause: BaseException | None) -> None: ...
+
+    def going_away(self, reason: str) -> None:
+        """The engine takes no more, and finishes what it has begun before it ends."""
 
     def start_waiting(self) -> None:
         """The socket takes more."""
@@ -113,6 +118,7 @@ class ClientProtocol(H2Protocol):
         self._reason = "closed by the engine"
         self._cause: BaseException | None = None
         self.closed = anyio.Event()
+        self.on_refused: Callable[[int], object] = _pass_over
         config = Configuration(
             http2_connection_window_size=CONNECTION_WINDOW, http2_stream_window_size=STREAM_WINDOW
         )
@@ -136,7 +142,10 @@ class ClientProtocol(H2Protocol):
         self._listen(RemoteSettingsChanged, self._settings_changed)
         self._listen(RemoteSettingsChanged, self._answered)
         self._listen(PingReceived, self._answered)
+        self._listen(StreamReset, self._stream_reset)
         self._listen(ConnectionTerminated, self._going_away)
+        if self._lean:
+            self._let_calls_end()
 
     def _begin_lean(self) -> None:
         # What grpclib does when a connection is made, with the other HTTP/2 below.
@@ -177,6 +186,32 @@ class ClientProtocol(H2Protocol):
 
     def _going_away(self, event: ConnectionTerminated) -> None:
         self._reason = f"the engine is going away (GOAWAY, error code {event.error_code})"
+
+    def _let_calls_end(self) -> None:
+        # At a GOAWAY grpclib ends what the engine is about to answer, and h2 reads no more.
+        end = self._processors[ConnectionTerminated]
+
+        def end_or_wait(event: ConnectionTerminated) -> None:
+            if event.error_code != ErrorCodes.NO_ERROR:
+                end(event)
+                return
+            self._going_away(event)
+            self._owner.going_away(self._reason)
+            self._end_unheard(event.last_stream_id or 0)
+
+        self._processors[ConnectionTerminated] = end_or_wait
+
+    def _end_unheard(self, last_heard: int) -> None:
+        for number in [number for number in self.exchanges if number > last_heard]:
+            exchange = self.exchanges.get(number)
+            if exchange is not None:
+                self.on_refused(number)
+                exchange.__terminated__(self._reason)
+
+    def _stream_reset(self, event: StreamReset) -> None:
+        if event.error_code == ErrorCodes.REFUSED_STREAM:
+            # Then nothing was done about it (RFC 9113, 8.7).
+            self.on_refused(event.stream_id or 0)
 
     def data_received(self, data: bytes) -> None:
         if not self._greeted and not self._check_greeting(data):

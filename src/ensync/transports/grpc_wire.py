@@ -49,7 +49,7 @@ class UnaryCall:
         message: betterproto2.Message,
         reply_type: type[betterproto2.Message],
         on_result: Callable[[UnaryResult], None],
-        on_sent: Callable[[], None] | None,
+        on_sent: Callable[[bool], None] | None,
     ) -> None:
         self.path = path
         self.message = message
@@ -62,14 +62,20 @@ class UnaryCall:
     def leaves(self) -> None:
         """From here on the engine may see the request."""
         if self._on_sent is not None:
-            self._on_sent()
+            self._on_sent(True)
+
+    def never_heard(self) -> None:
+        """The engine says that it has done nothing about the request, and will not."""
+        if self._on_sent is not None:
+            self._on_sent(False)
 
     def finish(self, result: UnaryResult) -> None:
         """Ends the call, once."""
         on_result, self._on_result = self._on_result, None
         if on_result is not None:
-            self._owner.call_ended(self)
             on_result(result)
+            # Last, as this may end the connection, and all that has no result.
+            self._owner.call_ended(self)
 
     def cancel(self) -> None:
         """Gives the call up without a word."""

@@ -319,6 +319,7 @@ def _growth(step: Any, times: int) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.timeout(120)
 def test_nothing_grows_over_200_000_streams() -> None:
     lean = _greeted()
     for number in range(200_000):

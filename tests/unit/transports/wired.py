@@ -56,7 +56,8 @@ class Wired:
 
     def __init__(self, *, lean: bool = True) -> None:
         self.turn: list[Callable[[], object]] = []
-        self.connection = GrpcConnection(parse_address("grpc://localhost"))
+        self.timers: dict[Callable[[], object], float] = {}
+        self.connection = GrpcConnection(parse_address("grpc://localhost"), self._call_later)
         self.protocol = ClientProtocol(self.connection, self.turn.append, lean=lean)
         self.transport = FakeTransport()
         self.protocol.connection_made(self.transport)
@@ -73,6 +74,10 @@ class Wired:
         self.ends: list[StreamResult] = []
         self.reads_requests = True
         self.settle()
+
+    def _call_later(self, delay: float, function: Callable[[], object]) -> Callable[[], object]:
+        self.timers[function] = delay
+        return lambda: self.timers.pop(function, None)
 
     def settle(self) -> None:
         """Until nobody has anything to say."""
@@ -113,7 +118,7 @@ class Wired:
         """The number of the newest request."""
         return max(self.requests)
 
-    def call(self, payload: str = "x", on_sent: Callable[[], None] | None = None) -> UnaryCall:
+    def call(self, payload: str = "x", on_sent: Callable[[bool], None] | None = None) -> UnaryCall:
         request = PublishEventRequest(client_id="c", payload=payload)
         return self.connection.call(
             "/ensync.EnSyncService/PublishMessage",
