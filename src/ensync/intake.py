@@ -35,6 +35,7 @@ _EVENTS_PER_CHECKPOINT = 32
 _TAKEN = (Place.IN_HAND, Place.ACKNOWLEDGING, Place.DEFERRING)
 # What an engine may still send after it was told to pause.
 _MAX_OVERSHOOT = 10_000
+_MAX_OVERSHOOT_BYTES = 256 << 20
 
 
 class Arrived(NamedTuple):
@@ -68,6 +69,7 @@ class Intake:
         self._stream: Stream | None = None
         self._connection: Connection | None = None
         self._held = False
+        self._bytes_since_held = 0
         self._changed: anyio.Event | None = None
         self._since_checkpoint = 0
         self._refusal_logged = False
@@ -206,11 +208,13 @@ class Intake:
 
     def _buffer(self, arrived: Arrived) -> None:
         self._put(arrived)
-        used = self._buffered
-        if used >= self._buffer_size and not self._held:
-            self._held = True
+        if self._held:
+            self._bytes_since_held += len(arrived.delivery.payload)
+        elif self._buffered >= self._buffer_size:
+            self._held, self._bytes_since_held = True, 0
             self._hold()
-        if used > self._buffer_size + _MAX_OVERSHOOT:
+        too_many = self._buffered > self._buffer_size + _MAX_OVERSHOOT
+        if too_many or self._bytes_since_held > _MAX_OVERSHOOT_BYTES:
             self._refuse_flood()
         self.notify()
 

@@ -214,6 +214,18 @@ async def test_an_engine_that_does_not_stop_loses_its_link(bench: Bench) -> None
     assert (await bench.session.current.wait_lost()).code == "flooded"
 
 
+async def test_an_engine_that_does_not_stop_loses_its_link_over_bytes_too(bench: Bench) -> None:
+    payload = "x" * (4 << 20)
+    bench.deliver(*range(1000))
+    assert bench.is_held_back
+    for number in range(1000, 1064):
+        bench.stream.on_delivery(delivery(number)._replace(payload=payload))
+    assert bench.engine.link.is_open
+    bench.stream.on_delivery(delivery(1064)._replace(payload=payload))
+    assert bench.session.current is not None
+    assert (await bench.session.current.wait_lost()).code == "flooded"
+
+
 async def test_what_is_put_back_comes_again_and_says_so(bench: Bench) -> None:
     bench.deliver(0, 1)
     await bench.take()
