@@ -6,8 +6,10 @@ import enum
 import heapq
 import secrets
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+
+import anyio.lowlevel
 
 from ensync.scopes import background_tasks
 from ensync.server.retention import Retention
@@ -32,6 +34,7 @@ __all__ = ["MemoryStore"]
 _MIB = 1 << 20
 _DEFAULT_RETENTION = Retention()
 _REMEMBERED_ATTEMPTS = 100_000
+_COUNTED_AT_ONCE = 10_000
 
 
 class _Place(enum.Enum):
@@ -247,10 +250,12 @@ class MemoryStore(Store):
 
     async def count_queues(self) -> list[QueueCounts]:
         """What is where, by queue."""
-        counts: dict[QueueKey, Counter[_Place | EventState]] = {}
-        for record in self._records.values():
+        counts: defaultdict[QueueKey, Counter[_Place | EventState]] = defaultdict(Counter)
+        for number, record in enumerate(list(self._records.values()), start=1):
             where = record.state if record.place is _Place.SETTLED else record.place
-            counts.setdefault(record.stored.event.queue, Counter())[where] += 1
+            counts[record.stored.event.queue][where] += 1
+            if number % _COUNTED_AT_ONCE == 0:  # others have to wait meanwhile
+                await anyio.lowlevel.checkpoint()
         return [_queue_counts(key, counts[key]) for key in sorted(counts)]
 
     async def run(self) -> None:

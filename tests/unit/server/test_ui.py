@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import re
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import anyio
 import pytest
+import trustme
 
 import ensync
 from ensync.server.admin import open_admin
@@ -228,6 +231,28 @@ async def test_a_port_in_use_is_said() -> None:
             async with open_page(engine, port=port):
                 pytest.fail("two listen on one port")
         assert len(engine.broker.observers) == 1
+
+
+async def test_with_tls_what_is_no_tls_is_closed_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)  # pyright: ignore[reportUnknownMemberType]
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)  # pyright: ignore[reportUnknownMemberType]
+    async with LocalEngine() as engine, open_page(engine, tls=context) as page:
+        assert page.url.startswith("https://127.0.0.1:")
+        port = urlsplit(page.url).port
+        assert port is not None
+        assert b"HTTP/1.1" not in await talk(port, b"GET / HTTP/1.1\r\n\r\n")
+        stream = await anyio.connect_tcp(
+            "127.0.0.1", port, ssl_context=trusting, tls_standard_compatible=False
+        )
+        async with stream:
+            await stream.send(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert (await stream.receive()).startswith(b"HTTP/1.1 403 ")
+    assert caplog.records == []
 
 
 async def test_no_log_tells_the_token(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ polling finds its way back by itself when a phone sleeps or the engine is gone f
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from http import HTTPStatus
 from importlib.resources import files
 
 import anyio
-from anyio.abc import ByteStream, Listener
+from anyio.abc import AnyByteStream, ByteStream, Listener
 from anyio.streams.tls import TLSListener
 
 from ensync.scopes import background_tasks
@@ -26,6 +27,8 @@ from ensync.server.ui.rates import INTERVAL
 from ensync.server.ui.view import View
 
 __all__ = ["Page", "open_page"]
+
+logger = logging.getLogger("ensync")
 
 # What is served under its own name; the page itself is what is asked for by no name.
 _FILES = {
@@ -122,10 +125,20 @@ async def open_page(
             engine.broker.observers.remove(view.latest.see)
 
 
+class _PageTlsListener(TLSListener):
+    @staticmethod
+    async def handle_handshake_error(exc: BaseException, stream: AnyByteStream) -> None:
+        """Closes the connection. That a stranger speaks no TLS is not worth a traceback."""
+        await anyio.aclose_forcefully(stream)
+        if not isinstance(exc, Exception):
+            raise exc
+        logger.debug("no TLS on the page's port: %s", exc)
+
+
 def _with_tls(listener: Listener[ByteStream], tls: ssl.SSLContext | None) -> Listener[ByteStream]:
     if tls is None:
         return listener
-    return TLSListener(listener, tls, standard_compatible=False)
+    return _PageTlsListener(listener, tls, standard_compatible=False)
 
 
 async def _sample(view: View) -> None:
