@@ -81,7 +81,7 @@ PIECES = st.sampled_from(
         "}",
         "{",
         ",",
-        "\u2028",
+        *"\t\v\f\x1c\x85\u2028\u2029\ufeff",
     ]
 ) | st.text(max_size=5)
 TRICKY = st.lists(PIECES, max_size=6).map("".join)
@@ -198,10 +198,20 @@ def test_a_request_over_the_limit_is_refused() -> None:
         encode_request("c1", within._replace(metadata='{"a":"%s"}' % ("é" * 150)))
 
 
+LARGE = "x" * MEBIBYTE
+LARGE_JSON = json.dumps({"m": ";=:\n" * (MEBIBYTE // 16), ";EVENT_NAME=:other": "\u2028"})
+
+
 @given(REQUESTS)
-@example(Publish("n", "r", "A" * MEBIBYTE, json.dumps({"m": ";=:" * (MEBIBYTE // 3)}), None))
-@example(Discard("n", "i", "x" * MEBIBYTE))
-@example(Discard("n", "i", "x;EVENT_NAME=:other"))
+@example(Publish(LARGE, LARGE, LARGE, LARGE_JSON, LARGE_JSON))
+@example(Acknowledge(LARGE, LARGE, -(2**63)))
+@example(Defer(LARGE, LARGE, 0, LARGE))
+@example(Discard(LARGE, LARGE, LARGE))
+@example(Discard("n", "i", f"{LARGE};EVENT_NAME=:other"))
+@example(Replay(LARGE, LARGE))
+@example(Pause(LARGE, LARGE))
+@example(Continue(LARGE))
+@example(Unsubscribe(f"{LARGE}\0"))
 def test_no_value_can_forge_a_field(request: Request) -> None:
     try:
         text = encode_request("c1", request)
@@ -321,6 +331,23 @@ def test_an_optional_field_may_be_left_out() -> None:
 )
 def test_a_frame_is_told_by_its_mark(text: str, frame: ServerFrame) -> None:
     assert parse_frame(text) == frame
+
+
+@given(st.sampled_from([kind for kind in FrameKind if kind is not FrameKind.PING]), TRICKY)
+@example(FrameKind.FAIL, f"no event {LARGE};=:\n\0+PASS:forged")
+@example(FrameKind.PASS, "+RECORD:{}")
+def test_no_text_makes_a_reply_into_another(kind: FrameKind, text: str) -> None:
+    assert parse_frame(kind.frame(text)) == ServerFrame(kind, text)
+
+
+@given(TRICKY, TRICKY)
+@example(LARGE, "reason\n+PASS:forged")
+def test_a_reply_says_nothing_but_its_text(idem: str, reason: str) -> None:
+    published = read_outcome(Publish("n", "r", "p", "{}", None), ServerFrame(PASS, idem))
+    assert published == Outcome(True, idem=idem.strip())
+    for request in (Acknowledge("n", "i", 1), Defer("n", "i", 1, ""), Replay("n", "i")):
+        refused = parse_frame(FrameKind.FAIL.frame(reason))
+        assert read_outcome(request, refused) == Outcome(False, reason)
 
 
 @pytest.mark.parametrize("text", ["", "PASS:x", "+pass:x", "hello", "+PASSED:x", " +PASS:x"])
