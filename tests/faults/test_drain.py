@@ -136,6 +136,7 @@ async def test_cancelled_from_around_its_client_it_still_settles_what_is_done(
 ) -> None:
     """Acknowledgements are on their way when the whole program is told to end."""
     held = faults.hold("acknowledge", count=None)
+    scope = anyio.CancelScope()
 
     async def release() -> None:
         # The program is on its way out, and waits.
@@ -143,7 +144,7 @@ async def test_cancelled_from_around_its_client_it_still_settles_what_is_done(
         held.cancel()
 
     async with anyio.create_task_group() as tasks:
-        with anyio.fail_after(PATIENCE), anyio.CancelScope() as scope:
+        with anyio.fail_after(PATIENCE), scope:
             async with (
                 target.connect(drain_timeout=2 * PATIENCE) as client,
                 client.subscribe(event_name) as subscription,
