@@ -7,7 +7,7 @@ import unicodedata
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -101,9 +101,15 @@ class Client:
 
 
 @asynccontextmanager
-async def our_client(door: OpenDoor) -> AsyncIterator[Client]:
+async def our_client(
+    door: OpenDoor, compression: Literal["deflate"] | None = None
+) -> AsyncIterator[Client]:
     transport = WebSocketTransport(
-        parse_address(door.url("")), door.side, tls=None, connect_timeout=5
+        parse_address(door.url("")),
+        door.side,
+        tls=None,
+        connect_timeout=5,
+        compression=compression,
     )
     link = await door.side.run(transport.open_link, print)
     try:
@@ -206,6 +212,19 @@ async def test_the_largest_payload_goes_both_ways() -> None:
         assert "too large" in refused.message
         await client.until(lambda: accepted.idem in client.deliveries)
         assert client.deliveries[accepted.idem].payload == payload
+
+
+@pytest.mark.anyio
+async def test_a_client_may_offer_compression_which_the_door_never_takes() -> None:
+    async with open_door() as door, our_client(door, "deflate") as client:
+        client.send(Publish("n", door.app.app_id, b64encode(b"x" * MEBIBYTE).decode(), "{}", None))
+        (accepted,) = await client.all_answers()
+        (connection,) = door.door.connections
+        response = connection._socket.response
+    assert isinstance(accepted, Outcome)
+    assert accepted.success
+    assert response is not None
+    assert "Sec-WebSocket-Extensions" not in response.headers
 
 
 @pytest.mark.anyio

@@ -166,6 +166,17 @@ async def test_a_text_ping_is_answered_with_pong() -> None:
     assert engine.received[1] == "PONG"
 
 
+async def test_a_ping_of_the_engine_s_gets_its_pong() -> None:
+    async def ping(connection: ServerConnection) -> None:
+        with anyio.fail_after(10):
+            await (await connection.ping())
+
+    async with scripted_engine(silent) as engine, engine.link() as tested:
+        await tested.authenticate()
+        await engine.run(ping)
+    assert engine.received == ["CONN;ACCESS_KEY=:key"]
+
+
 async def test_a_heartbeat_is_a_ping_that_gets_its_pong() -> None:
     async with scripted_engine(silent) as engine, engine.link() as tested:
         await tested.authenticate()
