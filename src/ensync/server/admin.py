@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from ensync.errors import EnSyncValidationError
 from ensync.scopes import background_tasks
 from ensync.server.apps import ANY_NAME, AppRecord
-from ensync.server.http import HttpError, HttpRequest, serve_http
+from ensync.server.http import HttpError, HttpRequest, serve_http, store_failures_told
 from ensync.server.http_gate import Gate
 from ensync.server.listening import listen, port_of
 from ensync.server.local import LocalEngine
@@ -54,7 +54,8 @@ class AdminEndpoint:
         if action is None:
             raise HttpError(HTTPStatus.NOT_FOUND, "there is no such request")
         try:
-            return await action(self._engine, unquote(app_id), request.body)
+            with store_failures_told():
+                return await action(self._engine, unquote(app_id), request.body)
         except EnSyncValidationError as error:
             raise HttpError(HTTPStatus.BAD_REQUEST, str(error)) from error
 

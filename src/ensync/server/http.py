@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,7 +13,9 @@ import anyio
 from anyio.abc import ByteStream, Listener
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-__all__ = ["Handler", "HttpAnswer", "HttpError", "HttpRequest", "serve_http"]
+from ensync.server.store import StoreFailedError
+
+__all__ = ["Handler", "HttpAnswer", "HttpError", "HttpRequest", "serve_http", "store_failures_told"]
 
 logger = logging.getLogger("ensync")
 
@@ -48,6 +51,15 @@ class HttpError(Exception):
 
 
 Handler: TypeAlias = Callable[[HttpRequest], Awaitable[object]]
+
+
+@contextmanager
+def store_failures_told() -> Iterator[None]:
+    """Ends a request with 503 when the engine can't use its store, which it has logged."""
+    try:
+        yield
+    except StoreFailedError as error:
+        raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
 
 
 async def serve_http(listener: Listener[ByteStream], handler: Handler) -> None:

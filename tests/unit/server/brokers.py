@@ -14,7 +14,7 @@ from ensync.server.apps import App, AppRegistry
 from ensync.server.broker import Broker, Limits, Publication
 from ensync.server.consumer import Consumer, Credit
 from ensync.server.memory import MemoryStore
-from ensync.server.store import StoredEvent
+from ensync.server.store import QueueCounts, StoredEvent, StoreFailedError
 
 NAME = "orders/paid"
 TURNS = 10
@@ -27,6 +27,13 @@ def envelope(text: str) -> str:
 
 def text_of(stored: StoredEvent) -> str:
     return base64.b64decode(stored.event.payload).decode()
+
+
+class FullDisk(MemoryStore):
+    """Can't even count."""
+
+    async def count_queues(self) -> list[QueueCounts]:
+        raise StoreFailedError("the engine's disk is full")
 
 
 class TestBroker:

@@ -18,6 +18,7 @@ from ensync.server.admin import AdminEndpoint, open_admin
 from ensync.server.http import Handler, HttpRequest, serve_http
 from ensync.server.listening import CannotListenError, listen, port_of
 from ensync.server.local import LocalEngine
+from tests.unit.server.brokers import FullDisk
 from tests.unit.server.http_client import talk
 
 pytestmark = pytest.mark.anyio
@@ -177,6 +178,11 @@ async def test_a_failure_inside_is_logged_and_ends_nothing(
             assert answer.startswith(b"HTTP/1.1 500 ")
             assert b"inside" not in answer
     assert len(caplog.records) == 2
+
+
+async def test_a_store_that_fails_is_told() -> None:
+    async with LocalEngine(store=FullDisk()) as engine, open_admin(engine) as admin:
+        assert await ask(admin, "GET", "status") == (503, {"error": "the engine's disk is full"})
 
 
 async def test_a_port_in_use_is_said() -> None:

@@ -21,6 +21,7 @@ from ensync.server.admin import open_admin
 from ensync.server.listening import CannotListenError
 from ensync.server.local import LocalEngine
 from ensync.server.ui import Page, open_page
+from tests.unit.server.brokers import FullDisk
 from tests.unit.server.http_client import talk
 
 pytestmark = pytest.mark.anyio
@@ -231,6 +232,17 @@ async def test_a_port_in_use_is_said() -> None:
             async with open_page(engine, port=port):
                 pytest.fail("two listen on one port")
         assert len(engine.broker.observers) == 1
+
+
+async def test_a_store_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async with (
+        LocalEngine(store=FullDisk()) as engine,
+        open_page(engine) as page,
+    ):
+        told = await get(page, "state")
+    assert told.status == 503
+    assert told.text == "the engine's disk is full\n"
+    assert caplog.records == []
 
 
 async def test_with_tls_what_is_no_tls_is_closed_and_ends_nothing(

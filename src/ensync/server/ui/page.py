@@ -19,7 +19,7 @@ from anyio.abc import AnyByteStream, ByteStream, Listener
 from anyio.streams.tls import TLSListener
 
 from ensync.scopes import background_tasks
-from ensync.server.http import HttpAnswer, HttpError, HttpRequest, serve_http
+from ensync.server.http import HttpAnswer, HttpError, HttpRequest, serve_http, store_failures_told
 from ensync.server.http_gate import Gate
 from ensync.server.listening import host_in_url, listen, port_of
 from ensync.server.local import LocalEngine
@@ -77,7 +77,8 @@ class Page:
             there = {**_HEADERS, "Location": f"{self._gate.token}/"}
             return HttpAnswer(b"", _PLAIN, HTTPStatus.TEMPORARY_REDIRECT, there)
         if rest == ["state"]:
-            return await self._view.show()
+            with store_failures_told():
+                return await self._view.show()
         if len(rest) == 1 and rest[0] in _FILES:
             name, media_type = _FILES[rest[0]]
             return HttpAnswer(_file(name), media_type, headers=_HEADERS)
