@@ -460,6 +460,34 @@ class StoreContract:
         await harness.store.ack(lease)
         assert await harness.store.claim(stored.idem) is None
 
+    async def test_of_two_who_claim_and_settle_one_succeeds(self, harness: StoreHarness) -> None:
+        for head_start in range(30):
+            stored = await harness.append()
+            settled: list[Settled] = []
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(claim_and_settle, harness.store, stored, settled)
+                for _ in range(head_start):
+                    await anyio.lowlevel.checkpoint()
+                tasks.start_soon(claim_and_settle, harness.store, stored, settled)
+            assert settled == [Settled.DONE]
+        assert await harness.is_empty()
+
+    async def test_who_is_cancelled_while_claiming_has_claimed_nothing(
+        self, harness: StoreHarness
+    ) -> None:
+        for head_start in range(30):
+            stored = await harness.append()
+            leases: list[Lease] = []
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(claim, harness.store, stored, leases)
+                for _ in range(head_start):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+            await harness.settle_down()
+            if not leases:
+                await claim(harness.store, stored, leases)
+            assert await harness.store.ack(leases[0]) is Settled.DONE
+
     async def test_a_claimed_event_may_be_deferred_again_and_again(
         self, harness: StoreHarness
     ) -> None:
@@ -572,6 +600,18 @@ class StoreContract:
         again = await harness.take()
         assert payloads(again) == ["before", "after"]
         assert [lease.attempt for lease in again] == [2, 1]
+
+
+async def claim(store: Store, stored: StoredEvent, leases: list[Lease]) -> None:
+    lease = await store.claim(stored.idem)
+    if lease is not None:
+        leases.append(lease)
+
+
+async def claim_and_settle(store: Store, stored: StoredEvent, settled: list[Settled]) -> None:
+    lease = await store.claim(stored.idem)
+    if lease is not None:
+        settled.append(await store.ack(lease))
 
 
 async def settle(store: Store, lease: Lease, state: EventState) -> Settled:

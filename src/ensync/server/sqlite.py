@@ -164,13 +164,32 @@ class SqliteStore(Store):
 
     async def claim(self, idem: str) -> Lease | None:
         """Leases an event that waits or is deferred."""
+        if self._lending.get(idem) is None:
+            lease = await self._claim_from_file(idem)
+            if lease is not None:
+                return lease
         record = self._lending.get(idem)
-        if record is None:
-            event = await self._writer.do(partial(self._tables.open_event, idem))
-            if event is None:
-                return None
-            record = self._lending.get(idem) or self._lending.remember(event)
-        return self._lending.lease(record) if self._lending.make_unready(record) else None
+        if record is None or not self._lending.make_unready(record):
+            return None
+        return self._lending.lease(record)
+
+    async def _claim_from_file(self, idem: str) -> Lease | None:
+        leases: list[Lease] = []
+        is_wanted = True
+
+        def lend(event: OpenEvent | None) -> None:
+            # Not later: by then the event may be settled, and what was read be out of date.
+            if is_wanted and event is not None and self._lending.get(idem) is None:
+                leases.append(self._lending.lease(self._lending.remember(event)))
+
+        try:
+            await self._writer.do(partial(self._tables.open_event, idem), lend)
+        except BaseException:
+            is_wanted = False
+            with anyio.CancelScope(shield=True):
+                await self.release(leases)
+            raise
+        return leases[0] if leases else None
 
     async def _settle(self, lease: Lease, state: EventState, reason: str = "") -> Settled:
         record = self._leased(lease)
