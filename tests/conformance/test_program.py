@@ -70,6 +70,13 @@ def test_it_runs_by_anyio_run(
     assert len(SEEN) == 1
 
 
+def test_it_runs_by_asyncio_run(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which tells callbacks less of where they run than anyio.run() does."""
+    SEEN.clear()
+    asyncio.run(engine_and_program(transport, monkeypatch))
+    assert len(SEEN) == 1
+
+
 async def test_an_engine_serves_several_clients(target: Target, event_name: str) -> None:
     async with (
         ensync.EnSyncEngine(target.url) as engine,

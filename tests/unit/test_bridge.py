@@ -108,6 +108,47 @@ async def test_an_event_set_on_one_side_wakes_the_other() -> None:
             await event.wait()
 
 
+class _Asking(asyncio.Protocol):
+    """Says something when it is connected, and asks for the time when it hears something."""
+
+    def __init__(self) -> None:
+        self.heard_at: list[float] = []
+        self.closed = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.write(b"hello")
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at.append(anyio.current_time())
+        self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed.set()
+
+
+def test_callbacks_know_where_they_run_also_without_anyio_run() -> None:
+    async def main() -> None:
+        ends: list[_Asking] = []
+
+        def make() -> _Asking:
+            ends.append(_Asking())
+            return ends[-1]
+
+        async with open_asyncio_side() as side:
+            server = await side.create_server(make, "127.0.0.1", 0, tls=None)
+            port = server.sockets[0].getsockname()[1]
+            await side.create_connection(make, "127.0.0.1", port, tls=None)
+            for end in ends:
+                await asyncio.wait_for(end.closed.wait(), 5)
+            server.close()
+            await server.wait_closed()
+        assert [len(end.heard_at) for end in ends] == [1, 1]
+
+    asyncio.run(main())
+
+
 async def test_being_cancelled() -> None:
     assert not being_cancelled()
     with anyio.CancelScope() as scope:

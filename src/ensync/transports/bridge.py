@@ -15,8 +15,8 @@ import math
 import ssl
 import sys
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar, TypeVarTuple
 
 import anyio
@@ -66,7 +66,8 @@ class AsyncioSide:
         tls: ssl.SSLContext | None,
     ) -> asyncio.BaseProtocol:
         """Connects a TCP socket and hands it to a protocol. Asyncio side only."""
-        _, protocol = await self._loop.create_connection(make_protocol, host, port, ssl=tls)
+        with _told_to_callbacks():
+            _, protocol = await self._loop.create_connection(make_protocol, host, port, ssl=tls)
         return protocol
 
     async def create_server(
@@ -78,7 +79,8 @@ class AsyncioSide:
         tls: ssl.SSLContext | None,
     ) -> asyncio.Server:
         """Listens on a TCP port and hands each connection to a protocol. Asyncio side only."""
-        return await self._loop.create_server(make_protocol, host, port, ssl=tls)
+        with _told_to_callbacks():
+            return await self._loop.create_server(make_protocol, host, port, ssl=tls)
 
     def call_soon(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """Calls a function in the next turn of the asyncio loop."""
@@ -90,7 +92,8 @@ class AsyncioSide:
         Returns:
             A function that cancels it.
         """
-        return self._loop.call_later(delay, function).cancel
+        with _told_to_callbacks():
+            return self._loop.call_later(delay, function).cancel
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -240,6 +243,22 @@ def _marking(add: Callable[..., object]) -> Callable[..., object]:
         return add(fd, marked)
 
     return add_marked
+
+
+@contextmanager
+def _told_to_callbacks() -> Iterator[None]:
+    # A callback is no task: sniffio, and with it anyio, knows asyncio there only by the
+    # context that it was registered in. anyio.run() says so in it; asyncio.run() does not.
+    try:
+        from sniffio import current_async_library_cvar
+    except ImportError:
+        yield  # then anyio asks asyncio itself
+        return
+    token = current_async_library_cvar.set("asyncio")
+    try:
+        yield
+    finally:
+        current_async_library_cvar.reset(token)
 
 
 def _log_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
