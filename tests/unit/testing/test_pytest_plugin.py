@@ -13,6 +13,9 @@ from tests.unit.cli.command import SOURCE
 
 pytest_plugins = ["pytester"]
 
+LIMIT = 100.0  # seconds, for a run of pytest on a busy machine
+pytestmark = pytest.mark.timeout(LIMIT + 20)
+
 ROOT = Path(__file__).parents[3]
 PLUGIN = "pytest_ensync"
 
@@ -184,7 +187,7 @@ def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     # What is ignored is pytest-asyncio's advice to configure it.
     warnings = ("-W", "error", "-W", "ignore::pytest.PytestDeprecationWarning")
     plugins = ("-p", PLUGIN, "-p", "no:cacheprovider")
-    return pytester.runpytest_subprocess(*plugins, *warnings, *arguments, timeout=25)
+    return pytester.runpytest_subprocess(*plugins, *warnings, *arguments, timeout=LIMIT)
 
 
 @pytest.mark.parametrize("kind", MODULES)
