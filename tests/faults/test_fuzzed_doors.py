@@ -32,7 +32,6 @@ GRPC_ANSWERS = [
     "ReplayMessage: done",
     "delay must be",
     "event_name must have",
-    "metadata must be a JSON object",
     "this client is not subscribed to",
     "unknown client_id",
 ]
