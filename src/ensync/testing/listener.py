@@ -55,11 +55,13 @@ class Listener:
         """Waits for the next connection."""
         while True:
             await self._changes.until(lambda: self._accepting)
+            listening = self._socket
             with suppress(anyio.ClosedResourceError, BlockingIOError, ConnectionAbortedError):
                 # Closed: refuse() or hang() has put another socket in this one's place.
-                await anyio.wait_readable(self._socket)
-                client, _ = self._socket.accept()
-                return client
+                await anyio.wait_readable(listening)
+                if listening is self._socket:  # else it was replaced after a caller had come
+                    client, _ = listening.accept()
+                    return client
 
     def close(self) -> None:
         """Gives the port back."""

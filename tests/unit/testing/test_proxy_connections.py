@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import closing
 
 import anyio
 import pytest
@@ -11,6 +12,7 @@ from anyio.abc import SocketAttribute
 
 from ensync.scopes import background_tasks
 from ensync.testing import FaultProxy
+from ensync.testing.listener import Listener
 from tests.unit.testing.echo import (
     Echo,
     assert_reset,
@@ -134,6 +136,37 @@ async def test_refuse_and_heal(proxy: FaultProxy) -> None:
             async with await connect(proxy) as new:
                 assert await echoes(new, b"y")
     assert proxy.accepted_total == 2
+
+
+@pytest.mark.parametrize("fault", ["refuse", "hang"])
+async def test_a_fault_just_when_a_caller_has_come(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_readable = anyio.wait_readable
+    has_come, healed = anyio.Event(), anyio.Event()
+
+    async def readable_and_then(waited_for: socket.socket) -> None:
+        await wait_readable(waited_for)
+        if not has_come.is_set():
+            getattr(listener, fault)()
+            has_come.set()
+
+    async def heal_and_call() -> None:
+        await has_come.wait()
+        await many_turns()
+        healed.set()
+        listener.open()
+        later_caller.connect_ex(("127.0.0.1", listener.port))
+
+    with within(), closing(Listener("127.0.0.1", 0)) as listener, socket.socket() as later_caller:
+        listener.open()
+        monkeypatch.setattr(anyio, "wait_readable", readable_and_then)
+        with socket.create_connection(("127.0.0.1", listener.port)):
+            async with background_tasks() as tasks:
+                tasks.start_soon(heal_and_call)
+                accepted = await listener.accept()
+    accepted.close()
+    assert healed.is_set()
 
 
 async def test_a_refusing_port_stays_taken(proxy: FaultProxy) -> None:
