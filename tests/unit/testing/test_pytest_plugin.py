@@ -174,7 +174,7 @@ MODULES = {
     "pytest-trio": EXCHANGE + FOR_TRIO + ASYNC_TESTS,
     "sync": SYNC_TESTS,
 }
-TESTS = {"anyio": 20, "pytest-asyncio": 8, "pytest-trio": 9, "sync": 4}
+TESTS = {"anyio": 20, "pytest-asyncio": 8, "pytest-trio": 9}
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +190,7 @@ def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return pytester.runpytest_subprocess(*plugins, *warnings, *arguments, timeout=LIMIT)
 
 
-@pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.parametrize("kind", TESTS)
 def test_tests_of_each_kind(pytester: pytest.Pytester, kind: str) -> None:
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(MODULES[kind])
@@ -201,7 +201,7 @@ def test_tests_of_all_kinds_together(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST)
     names = {kind: f"test_{kind.replace('-', '_')}" for kind in MODULES}
     pytester.makepyfile(**{names[kind]: module for kind, module in MODULES.items()})
-    outcomes = run(pytester, "-k", "scope or shared").parseoutcomes()
+    outcomes = run(pytester, "-k", "scope or test_sync").parseoutcomes()
     assert set(outcomes) == {"passed", "deselected"}
 
 
