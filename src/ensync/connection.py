@@ -64,8 +64,8 @@ class Connection:
         self.first_stream: str | None = None
         self.multiplexing: bool | None = None
         """Whether events come on other streams than their own; None while not known."""
-        self.registered: set[str] = set()
-        """The names that were subscribed to on this connection."""
+        self.has_other_streams = False
+        """Whether names other than the first one's were subscribed to."""
 
     @property
     def live_link(self) -> Link:
@@ -90,7 +90,7 @@ class Connection:
         """Whether this name's events may come on one stream with those of others."""
         if self.multiplexing is not None:
             return self.multiplexing
-        return event_name == self.first_stream and len(self.registered) > 1
+        return event_name == self.first_stream and self.has_other_streams
 
     def saw_delivery(self, stream_name: str, event_name: str) -> None:
         """Learns from where an event came whether the engine multiplexes (PROTOCOL 3)."""

@@ -178,12 +178,14 @@ class SubscriptionRegistry:
         if stream is not None:
             self._end_stream(subscriber, stream)
 
+    def _has(self, subscriber: Subscriber) -> bool:
+        # The name may be another subscription's by now.
+        return self._subscribers.get(subscriber.event_name) is subscriber
+
     def _forget(self, subscriber: Subscriber) -> None:
-        # By now the name may be another subscription's.
-        name = subscriber.event_name
-        if self._subscribers.get(name) is subscriber:
-            del self._subscribers[name]
-            self._decisions.pop(name, None)
+        if self._has(subscriber):
+            del self._subscribers[subscriber.event_name]
+            self._decisions.pop(subscriber.event_name, None)
 
     def _end_stream(self, subscriber: Subscriber, stream: Stream) -> None:
         if self._carries_others(subscriber):
@@ -222,7 +224,7 @@ class SubscriptionRegistry:
                 stream = await self._session.side.run(
                     connection.live_link.subscribe, name, on_delivery, on_end
                 )
-                if self._subscribers.get(name) is subscriber:
+                if self._has(subscriber):
                     subscriber.attached(connection, stream)
                     self._registered(connection, name)
                 else:
@@ -251,9 +253,11 @@ class SubscriptionRegistry:
         self._end_stream(subscriber, stream)
 
     def _registered(self, connection: Connection, name: str) -> None:
-        connection.registered.add(name)
+        if name == connection.first_stream:
+            return
+        connection.has_other_streams = True
         first = self._subscribers.get(connection.first_stream or "")
-        if first is not None and first.event_name != name:
+        if first is not None:
             first.may_share_stream()
 
     def _route(self, connection: Connection, stream_name: str, delivery: Delivery) -> None:
@@ -302,7 +306,8 @@ class SubscriptionRegistry:
             while True:
                 while self._broken:
                     broken = self._broken.popleft()
-                    tasks.start_soon(self._repair, connection, broken.subscriber, broken.error)
+                    if self._has(broken.subscriber):
+                        tasks.start_soon(self._repair, connection, broken.subscriber, broken.error)
                 self._something_broke = anyio.Event()
                 await self._something_broke.wait()
 
@@ -312,7 +317,7 @@ class SubscriptionRegistry:
         name, now = subscriber.event_name, anyio.current_time
         decisions = self._decisions.setdefault(name, self._new_decisions())
         decision: Decision = TryAfter(0) if error is None else decisions.lost(error, now())
-        while self._subscribers.get(name) is subscriber:
+        while self._has(subscriber):
             if isinstance(decision, GiveUp):
                 self._give_up(subscriber, decision.error)
                 return
