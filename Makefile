@@ -4,8 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# What make soak is told: make soak MINUTES=5 BACKEND=asyncio TRANSPORT=websocket SEED=7
+SOAK = --minutes $(or $(MINUTES),15) --backend $(or $(BACKEND),trio) --transport $(or $(TRANSPORT),grpc) \
+  $(if $(SEED),--seed $(SEED))
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest proto bench clean
+.PHONY: help demo test lint types pytest soak proto bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 12
@@ -25,6 +29,9 @@ types: $(VENV)/.dev ## Check types, with mypy and with pyright
 
 pytest: $(VENV)/.dev ## Run the test suite
 	$(BIN)/pytest --numprocesses auto --dist worksteal
+
+soak: $(VENV)/.dev ## Work while everything fails, for MINUTES (15), with a SEED, BACKEND and TRANSPORT
+	$(BIN)/python -m tests.faults.soak $(SOAK)
 
 proto: $(VENV)/.dev ## Generate src/ensync/proto from proto/ensync.proto
 	$(BIN)/python scripts/generate_proto.py src/ensync/proto

@@ -19,7 +19,7 @@ __all__ = ["Listener", "drain", "listeners", "work"]
 Subscription: TypeAlias = ensync.Subscription[Any]
 Event: TypeAlias = ensync.Event[Any]
 
-LONGEST_VISIT = 6.0
+LONGEST_VISIT = 3.0
 LONGEST_TASK = 0.02
 
 
