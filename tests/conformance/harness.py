@@ -20,6 +20,7 @@ __all__ = [
     "address",
     "opened",
     "publish_all",
+    "reconnected",
     "take",
     "take_one",
     "unsettled",
@@ -84,6 +85,14 @@ async def opened(transport: str, **options: Any) -> AsyncIterator[tuple[Target, 
     async with LocalEngine(**options) as engine:
         keys, other_keys = (Keys.of(engine.create_app(name)) for name in ("first", "second"))
         yield Target(address(engine, transport), keys, other_keys), engine
+
+
+async def reconnected(client: ensync.EnSyncClient, client_id: str) -> None:
+    """Waits until the engine knows the client by another name than that."""
+    with anyio.fail_after(PATIENCE):
+        async for state in client.states():
+            if state is ensync.ClientState.CONNECTED and client.client_id != client_id:
+                return
 
 
 async def publish_all(

@@ -19,7 +19,7 @@ from ensync import websocket_socket
 from ensync.transports import websocket_link
 from ensync.transports.corked import CorkedTransport
 from ensync.transports.grpc_protocol import ClientProtocol
-from tests.conformance.harness import PATIENCE, Target
+from tests.conformance.harness import PATIENCE, Target, reconnected
 
 pytestmark = [pytest.mark.anyio, pytest.mark.local_engine]
 
@@ -140,9 +140,7 @@ async def test_a_fault_in_the_transport_is_a_lost_link(
         with anyio.fail_after(PATIENCE):
             with suppress(ensync.EnSyncPublishError):
                 await client.publish(event_name, [client.app_id], "meanwhile")
-            async for state in client.states():
-                if state is ensync.ClientState.CONNECTED and client.client_id != before:
-                    break
+            await reconnected(client, before)
 
     program = await run_through(target, event_name, fail)
     assert program.states[:3] == [

@@ -19,7 +19,16 @@ from ensync.server.local import LocalEngine
 from ensync.server.memory import MemoryStore
 from ensync.server.store import NewEvent, StoredEvent
 from ensync.testing import Faults
-from tests.conformance.harness import PATIENCE, Keys, Target, address, publish_all, take, take_one
+from tests.conformance.harness import (
+    PATIENCE,
+    Keys,
+    Target,
+    address,
+    publish_all,
+    reconnected,
+    take,
+    take_one,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -218,6 +227,7 @@ async def test_statistics_after_a_lost_link(
         async with client.subscribe(event_name, auto_ack=False) as subscription:
             events = await take(subscription, 5)
             faults.abort_connections()
+            await reconnected(client, client.client_id)
             # Events come in order: when a new one has come, those have.
             await publish_all(client, event_name, ["new"])
             for event in [*events, await take_one(subscription)]:
