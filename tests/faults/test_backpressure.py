@@ -73,21 +73,34 @@ def client_of(
     return engine.create_client(keys.app_key, app_secret_key=keys.secret_key)
 
 
-# (events, bytes of each): many, and much.
-FLOODS = {"20000 small events": (20_000, 100), "200 MB": (1_000, 110_000)}
+class Flood(NamedTuple):
+    """So many events, of so many bytes each, and where they come on."""
+
+    events: int
+    size: int
+    names: tuple[str, str]
 
 
-@pytest.mark.parametrize(("count", "size"), FLOODS.values(), ids=FLOODS)
-async def test_a_subscription_that_is_never_read(transport: str, count: int, size: int) -> None:
+# An engine may send other names' events on the first stream, which is held back in another way.
+FLOODS = {
+    "20000 events, on the first stream": Flood(20_000, 100, (FLOOD, QUIET)),
+    "200 MB, on the second stream": Flood(1_000, 110_000, (QUIET, FLOOD)),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
+async def test_a_subscription_that_is_never_read(transport: str, flood: Flood) -> None:
+    count, size, (first, second) = flood
     async with (
         flooded(transport) as site,
         ensync.EnSyncEngine(site.target.url) as engine,
         client_of(engine, site.target.keys) as client,
         client_of(engine, site.target.other_keys) as other,
-        client.subscribe(FLOOD, buffer_size=BUFFER_SIZE) as unread,
-        client.subscribe(QUIET, auto_ack=False) as quiet,
+        client.subscribe(first, auto_ack=False, buffer_size=BUFFER_SIZE) as one,
+        client.subscribe(second, auto_ack=False, buffer_size=BUFFER_SIZE) as another,
         other.subscribe(QUIET, auto_ack=False) as quiet_other,
     ):
+        quiet, unread = (another, one) if first == FLOOD else (one, another)
         flood_bytes = await site.fill(count, size)
         seconds = await round_trips(client, quiet)
         seconds_other = await round_trips(other, quiet_other)
@@ -125,6 +138,7 @@ SUBSCRIPTIONS = 300
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("transport", ["grpc"])
 async def test_300_subscriptions_where_100_streams_are_allowed(transport: str) -> None:
     names = [f"orders/{number}" for number in range(SUBSCRIPTIONS)]
     async with (
@@ -136,7 +150,7 @@ async def test_300_subscriptions_where_100_streams_are_allowed(transport: str) -
             await stack.enter_async_context(client.subscribe(name, buffer_size=1)) for name in names
         ]
         connections = site.proxy.connections
-        assert connections == (4 if transport == "grpc" else 1)
+        assert connections == 4
         await one_event_for_each(client, subscriptions)
         site.proxy.reset()
         await state_reached(client, ensync.ClientState.RECONNECTING)
