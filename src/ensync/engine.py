@@ -50,6 +50,7 @@ class EngineOptions(TypedDict, total=False):
     drain_timeout: float
     generation: Literal["auto", "event", "message"]
     http2: Http2
+    compression: Literal["deflate"] | None
 
 
 _ENGINE_OPTIONS = tuple(EngineOptions.__annotations__)
@@ -74,6 +75,8 @@ class EnSyncEngine:
         http2: What speaks HTTP/2 for gRPC: ``"auto"`` is the fast way, with h2 for an
             engine that needs more; ``"h2"`` is h2 from the start; ``"grpclib"`` is
             grpclib's public API alone. They differ in speed only.
+        compression: ``"deflate"`` offers it to a WebSocket engine. Encrypted payloads do
+            not shrink, beyond what base64 added, and it costs time; so it is off.
 
     Raises:
         EnSyncValidationError: A setting is not acceptable; the message names it.
@@ -95,6 +98,7 @@ class EnSyncEngine:
         drain_timeout: float = 5.0,
         generation: Literal["auto", "event", "message"] = "auto",
         http2: Http2 = "auto",
+        compression: Literal["deflate"] | None = None,
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -115,12 +119,14 @@ class EnSyncEngine:
         )
         check_choice("generation", generation, ("auto", "event", "message"))
         check_choice("http2", http2, HTTP2_WAYS)
+        _check_compression(compression, self._address)
         self._transport_settings = _TransportSettings(
             self._address,
             _tls_context(tls, self._address),
             self._settings.connect_timeout,
             None if generation == "auto" else Generation(generation),
             http2,
+            compression,
         )
         self._open: _OpenEngine | None = None
         self._scope: AbstractAsyncContextManager[_OpenEngine] | None = None
@@ -233,6 +239,7 @@ class _TransportSettings(NamedTuple):
     connect_timeout: float
     generation: Generation | None
     http2: Http2
+    compression: Literal["deflate"] | None
 
 
 @asynccontextmanager
@@ -247,10 +254,12 @@ async def _open_engine(settings: _TransportSettings) -> AsyncIterator[_OpenEngin
 
 
 async def _make_transport(settings: _TransportSettings, side: AsyncioSide) -> Transport:
-    address, tls, connect_timeout, generation, http2 = settings
+    address, tls, connect_timeout, generation, http2, compression = settings
     if address.transport == "grpc":
         return GrpcTransport(address, side, tls=tls, generation=generation, http2=http2)
-    return WebSocketTransport(address, side, tls=tls, connect_timeout=connect_timeout)
+    return WebSocketTransport(
+        address, side, tls=tls, connect_timeout=connect_timeout, compression=compression
+    )
 
 
 def _tls_context(given: ssl.SSLContext | None, address: Address) -> ssl.SSLContext | None:
@@ -262,6 +271,16 @@ def _tls_context(given: ssl.SSLContext | None, address: Address) -> ssl.SSLConte
     if address.transport == "grpc":
         context.set_alpn_protocols(["h2"])
     return context
+
+
+def _check_compression(compression: str | None, address: Address) -> None:
+    if compression is None:
+        return
+    check_choice("compression", compression, ("deflate",))
+    if address.transport == "grpc":
+        raise EnSyncValidationError(
+            f"compression is for WebSocket, and {address.url} is a gRPC address"
+        )
 
 
 def _check_reconnect(reconnect: object) -> Reconnect:

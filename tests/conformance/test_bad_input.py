@@ -210,6 +210,8 @@ async def test_a_misspelt_option_of_publish(client: ensync.EnSyncClient, event_n
         {"heartbeat_interval": float("nan")},
         {"drain_timeout": "soon"},
         {"generation": "newest"},
+        {"http2": "fast"},
+        {"compression": "gzip"},
         {"reconnect": True},
         {"tls": "yes"},
     ],
@@ -218,6 +220,11 @@ async def test_a_misspelt_option_of_publish(client: ensync.EnSyncClient, event_n
 async def test_an_option_out_of_bounds_is_named(target: Target, option: dict[str, Any]) -> None:
     with pytest.raises(ensync.EnSyncValidationError, match=next(iter(option))):
         ensync.connect(target.url, **option)
+
+
+def test_compression_is_for_websocket_and_says_so() -> None:
+    with pytest.raises(ensync.EnSyncValidationError, match="gRPC"):
+        ensync.EnSyncEngine("grpc://localhost", compression="deflate")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from websockets.asyncio.server import ServerConnection
 
+import ensync
 from ensync.address import parse_address
 from ensync.errors import (
     EnSyncAuthenticationError,
@@ -542,7 +543,8 @@ async def _server_saying(answer: bytes | None) -> AsyncIterator[int]:
         ),
         (b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x05\x00\x00\x40\x00", r"gRPC \(grpc://\)"),
         (b"\x15\x03\x03\x00\x02\x02\x46", r"expects TLS \(wss://\)"),
-        (b"", "not HTTP"),
+        (b"", "ended before there was an answer"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "not HTTP"),
     ],
 )
 async def test_a_server_that_is_no_websocket_is_named(answer: bytes, reason: str) -> None:
@@ -657,16 +659,8 @@ async def test_compression_is_offered_only_when_asked_for(
     compression: Literal["deflate"] | None,
 ) -> None:
     async with scripted_engine(silent) as engine:
-        transport = WebSocketTransport(
-            parse_address(engine.url),
-            engine.side,
-            tls=None,
-            connect_timeout=5,
-            compression=compression,
-        )
-        link = await engine.side.run(transport.open_link, print)
-        await engine.side.run(link.authenticate, "key")
-        request = engine.connections[0].request
-        await engine.side.run(link.aclose)
+        connecting = ensync.connect(engine.url, app_key="key-of-an-app", compression=compression)
+        async with connecting:
+            request = engine.connections[0].request
     assert request is not None
     assert ("Sec-WebSocket-Extensions" in request.headers) == (compression is not None)
