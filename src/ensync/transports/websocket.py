@@ -104,16 +104,19 @@ def _handshake_error(address: Address, error: Exception) -> EnSyncConnectionErro
             f"no connection to {address.url} through the proxy: {error}", code="connect_failed"
         )
     return EnSyncConnectionError(
-        f"the server at {address.url} does not speak WebSocket there: {_problem(address, error)}",
+        f"no WebSocket connection to {address.url}: {_problem(address, error)}",
         code="protocol_error",
     )
 
 
 def _problem(address: Address, error: Exception) -> str:
     if isinstance(error, InvalidStatus):
-        return f"it answers with HTTP status {error.response.status_code}"
+        return f"the server answers with HTTP status {error.response.status_code}"
     if not isinstance(error, InvalidMessage):
         return str(error) or repr(error)
+    what = "the server's answer is not HTTP"
+    if isinstance(error.__cause__, EOFError):
+        what = "it ended before there was an answer in HTTP; if it always does"
     if address.tls:
-        return "its answer is not HTTP; perhaps it speaks gRPC (grpcs://)"
-    return "its answer is not HTTP; perhaps it speaks gRPC (grpc://) or expects TLS (wss://)"
+        return f"{what}, perhaps the server speaks gRPC (grpcs://)"
+    return f"{what}, perhaps the server speaks gRPC (grpc://) or expects TLS (wss://)"
