@@ -22,8 +22,8 @@ __all__ = ["EventRef", "Settling"]
 
 T = TypeVar("T")
 
-# Once for what is in hand, and once more should that have ended meanwhile.
-_ATTEMPTS = 2
+# Somebody else may take the event out of its queue, and then settle it, in between.
+_ATTEMPTS = 3
 
 
 class EventRef(NamedTuple):
@@ -97,6 +97,8 @@ class Settling:
         with _failures_refused():
             for _ in range(_ATTEMPTS):
                 held = self.in_hand.get(ref.idem) or await self._claim(ref)
+                if held is None:
+                    continue
                 _check_ref(ref, held.lease.stored)
                 result = await self._act(held, action)
                 if result is not None:
@@ -123,7 +125,8 @@ class Settling:
             self._drop(held)
             await self._store.release([held.lease])
 
-    async def _claim(self, ref: EventRef) -> InHand:
+    async def _claim(self, ref: EventRef) -> InHand | None:
+        """Takes an event out of its queue; None if somebody else did so just now."""
         found = await self.find(ref)
         if found.state is EventState.ACKNOWLEDGED:
             raise Refusal(Reason.ALREADY, f"event {shown(ref.idem)} is already acknowledged")
@@ -135,7 +138,7 @@ class Settling:
             )
         lease = await self._store.claim(ref.idem)
         if lease is None:
-            raise Refusal(Reason.LIMIT, f"event {shown(ref.idem)} is just being settled; try again")
+            return self.in_hand.get(ref.idem)
         held = self.in_hand[ref.idem] = InHand(lease, None)
         return held
 
