@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -42,6 +43,7 @@ class History:
         # Where each event is: waiting, settled, in the hand of a subscriber, or due at a time.
         self.places: dict[str, str | float | Subscriber] = {}
         self.blocks: dict[str, int] = {}
+        self.acknowledged: set[str] = set()
 
     async def run(self) -> None:
         steps = [
@@ -55,6 +57,7 @@ class History:
             self.discard,
             self.defer,
             self.rollback,
+            self.replay,
             self.pause,
             self.resume,
             self.close_stream,
@@ -95,6 +98,7 @@ class History:
     async def ack(self) -> None:
         async def action(client_id: str, idem: str) -> None:
             await self.bench.broker.ack(client_id, idem, self.blocks[idem], NAME)
+            self.acknowledged.add(idem)
 
         await self.settle(action, SETTLED)
 
@@ -114,6 +118,17 @@ class History:
             await self.bench.broker.rollback(client_id, idem, self.blocks[idem])
 
         await self.settle(action, WAITING)
+
+    async def replay(self) -> None:
+        """Any client may read any event again, and nothing comes of it."""
+        subscriber, idem = self.pick(self.subscribers), self.pick(list(self.places))
+        if subscriber is None or idem is None:
+            return
+        replayed = await self.bench.broker.replay(subscriber.client_id, idem, NAME)
+        assert (replayed.idem, replayed.block) == (idem, self.blocks[idem])
+        metadata = json.loads(replayed.event.metadata)
+        told = metadata["$internal"]["replay_info"]["was_acknowledged"]["content"]
+        assert told == str(idem in self.acknowledged).lower()
 
     async def settle(
         self, action: Callable[[str, str], Awaitable[None]], place: str | float
