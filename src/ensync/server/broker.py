@@ -308,7 +308,7 @@ class Broker:
     def _check_may_subscribe(self, client: ConnectedClient, event_name: str) -> None:
         require_event_name(event_name)
         if self._stopping:
-            raise Refusal(Reason.LIMIT, "the engine is stopping")
+            raise Refusal(Reason.STOPPING, "the engine is stopping")
         if not self._app_of(client).may_receive(event_name):
             raise Refusal(
                 Reason.FORBIDDEN, f"this app has no permission to receive {shown(event_name)}"

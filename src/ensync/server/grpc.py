@@ -45,6 +45,7 @@ _STATUS_OF = {
     Reason.NOT_FOUND: Status.NOT_FOUND,
     Reason.ALREADY: Status.ALREADY_EXISTS,
     Reason.LIMIT: Status.RESOURCE_EXHAUSTED,
+    Reason.STOPPING: Status.UNAVAILABLE,
 }
 
 

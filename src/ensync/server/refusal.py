@@ -17,6 +17,7 @@ class Reason(enum.Enum):
     NOT_FOUND = "not found"
     ALREADY = "already settled"
     LIMIT = "limit reached"
+    STOPPING = "stopping"  # to be asked of the engine that comes next
 
 
 class Refusal(Exception):

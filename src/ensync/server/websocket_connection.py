@@ -173,6 +173,9 @@ class WebSocketConnection(DoorConnection):
         except DoorFault as fault:
             return None if fault.silent else _failure(fault)
         except (Refusal, WebSocketTextError) as refusal:
+            if isinstance(refusal, Refusal) and refusal.reason is Reason.STOPPING:
+                self.go_away()  # a failure would be for good, and a lost connection is not
+                return None
             return _failure(refusal)
         except Exception:
             logger.exception("internal error in the WebSocket door, in %s", request.command)

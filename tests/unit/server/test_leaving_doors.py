@@ -9,7 +9,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+import ensync
 from ensync.server.local import LocalEngine
+from ensync.testing import RestartableEngine
 
 pytestmark = [pytest.mark.anyio, pytest.mark.all_loops]
 
@@ -49,3 +51,30 @@ async def test_who_says_nothing_is_shown_out(door: str) -> None:
     with closing(caller), suppress(ConnectionResetError):
         caller.settimeout(SOON)
         assert b"" in (caller.recv(1000), caller.recv(1000))
+
+
+@pytest.mark.parametrize("door", ["url", "websocket_url"])
+async def test_what_is_asked_of_an_engine_that_stops_is_done_by_the_next(door: str) -> None:
+    with anyio.fail_after(2 * SOON):
+        async with RestartableEngine() as engine:
+            app = engine.create_app("app")
+            async with (
+                ensync.connect(
+                    getattr(engine, door),
+                    app_key=app.app_key,
+                    app_secret_key=app.secret_key,
+                    reconnect=ensync.Reconnect(initial=0.01, maximum=0.05),
+                ) as client,
+                anyio.create_task_group() as tasks,
+            ):
+                await engine.engine.broker.shut_down()
+                tasks.start_soon(restart_when_asked, engine)
+                async with client.subscribe("orders/new") as subscription:
+                    await client.publish("orders/new", [client.app_id], 1)
+                    event = await anext(aiter(subscription))
+                    assert event.payload == 1
+
+
+async def restart_when_asked(engine: RestartableEngine) -> None:
+    await engine.faults.wait_calls("subscribe", 1)
+    await engine.restart()
