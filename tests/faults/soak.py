@@ -145,6 +145,7 @@ class Soak:
                     weather.start_soon(self._watch, scene)
                     weather.start_soon(self._count_when_warm)
                     self._start_weather(weather, scene, one, other)
+            self._progress.done()
             scene.publishing = False
             self._heal(one, other)
 

@@ -50,6 +50,28 @@ class Violation(NamedTuple):
     text: str
 
 
+class _Account:
+    """What is known of the copies for one app, by number."""
+
+    def __init__(self) -> None:
+        self.fates = bytearray()
+        self.idems = array("q")  # hashed
+        self.handed = array("L")  # how often
+        self.finished = bytearray()  # whether any reader was ever done with it
+        self.finished_by = array("L")  # the last reader, unless it was handed out since
+        self.confirmed = bytearray()
+        self.committed = bytearray()
+        self.found = bytearray()
+
+    def add(self, fate: Fate) -> None:
+        """Opens a line for the next number."""
+        self.fates.append(fate)
+        for column in (self.idems, self.handed, self.finished_by):
+            column.append(0)
+        for flags in (self.finished, self.confirmed, self.committed, self.found):
+            flags.append(0)
+
+
 class Ledger:
     """Books of all copies: one for each recipient of each event, under the event's number.
 
@@ -59,16 +81,8 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self._apps: dict[str, int] = {}
+        self._accounts: dict[str, _Account] = {}
         self._sent = 0
-        self._fates: list[bytearray] = []
-        self._idems: list[array[int]] = []
-        self._handed: list[array[int]] = []
-        self._finished_by: list[array[int]] = []
-        self._finished: list[bytearray] = []
-        self._confirmed: list[bytearray] = []
-        self._committed: list[bytearray] = []
-        self._found: list[bytearray] = []
         self.counts: Counter[str] = Counter()
         self.broken: Counter[str] = Counter()
         self.examples: list[Violation] = []
@@ -76,15 +90,7 @@ class Ledger:
     def add_app(self, app_id: str) -> None:
         """Opens an account; before anything is sent."""
         assert not self._sent
-        self._apps[app_id] = len(self._apps)
-        self._fates.append(bytearray())
-        self._idems.append(array("q"))
-        self._handed.append(array("L"))
-        self._finished_by.append(array("L"))
-        self._finished.append(bytearray())
-        self._confirmed.append(bytearray())
-        self._committed.append(bytearray())
-        self._found.append(bytearray())
+        self._accounts[app_id] = _Account()
 
     def violate(self, kind: str, text: str) -> None:
         """Notes a broken promise."""
@@ -97,15 +103,8 @@ class Ledger:
     def sending(self, recipients: Collection[str]) -> int:
         """Gives a number to an event that is about to be sent."""
         number, self._sent = self._sent, self._sent + 1
-        for app_id, app in self._apps.items():
-            self._fates[app].append(Fate.UNKNOWN if app_id in recipients else Fate.NOT_SENT)
-            self._idems[app].append(0)
-            self._handed[app].append(0)
-            self._finished_by[app].append(0)
-            self._finished[app].append(False)
-            self._confirmed[app].append(State.OPEN)
-            self._committed[app].append(State.OPEN)
-            self._found[app].append(False)
+        for app_id, account in self._accounts.items():
+            account.add(Fate.UNKNOWN if app_id in recipients else Fate.NOT_SENT)
         self.counts["sent"] += len(recipients)
         return number
 
@@ -115,16 +114,16 @@ class Ledger:
         """The publisher was told what became of some copies; the others stay unknown."""
         for app_id, idem in accepted.items():
             self.counts["accepted"] += 1
-            self._fates[self._apps[app_id]][number] = Fate.ACCEPTED
-            self._idems[self._apps[app_id]][number] = hash(idem)
+            self._accounts[app_id].fates[number] = Fate.ACCEPTED
+            self._accounts[app_id].idems[number] = hash(idem)
         for app_id in rejected:
             self.counts["rejected"] += 1
-            self._fates[self._apps[app_id]][number] = Fate.REJECTED
+            self._accounts[app_id].fates[number] = Fate.REJECTED
 
     @property
     def unknown(self) -> int:
         """How many copies nobody was told about."""
-        return sum(fates.count(Fate.UNKNOWN) for fates in self._fates)
+        return sum(account.fates.count(Fate.UNKNOWN) for account in self._accounts.values())
 
     # Readers
 
@@ -133,47 +132,47 @@ class Ledger:
         if not self._was_sent(number, app_id):
             self.violate("invented", f"event {number} was handed out and never sent")
             return
-        app = self._apps[app_id]
+        account = self._accounts[app_id]
         self.counts["handed"] += 1
-        self.counts["redelivered"] += bool(self._handed[app][number])
-        self._handed[app][number] += 1
-        settled = State(self._confirmed[app][number] or self._committed[app][number])
-        if settled and self._finished_by[app][number] == reader:
+        self.counts["redelivered"] += bool(account.handed[number])
+        account.handed[number] += 1
+        settled = State(account.confirmed[number] or account.committed[number])
+        if settled and account.finished_by[number] == reader:
             text = f"event {number} was handed out again by the subscription that had it settled"
             self.violate("handed after settled", f"{text}: {settled.name}")
         elif settled:
             # It had been lent to another client, too, which had lost its connection.
             self.counts["stale copies"] += 1
-        self._finished_by[app][number] = 0
+        account.finished_by[number] = 0
 
     def finished(self, number: int, app_id: str, reader: int) -> None:
         """A reader is done with an event: it may be settled from now on."""
-        app = self._apps[app_id]
-        self._finished[app][number] = True
-        self._finished_by[app][number] = reader
+        account = self._accounts[app_id]
+        account.finished[number] = True
+        account.finished_by[number] = reader
 
     def confirmed(self, number: int, app_id: str, state: State) -> None:
         """A reader was told that the event is settled."""
         self.counts[f"confirmed {state.name.lower()}"] += 1
-        self._confirmed[self._apps[app_id]][number] = state
+        self._accounts[app_id].confirmed[number] = state
 
     # The engine
 
     def lent(self, number: int, app_id: str) -> None:
         """The store has lent an event out."""
         self.counts["lent"] += 1
-        if self._was_sent(number, app_id) and self._committed[self._apps[app_id]][number]:
+        if self._was_sent(number, app_id) and self._accounts[app_id].committed[number]:
             self.violate("handed after settled", f"the engine lent event {number} after settling")
 
     def committed(self, number: int, app_id: str, state: State) -> None:
         """The store has settled an event."""
-        app = self._apps[app_id]
+        account = self._accounts[app_id]
         self.counts[state.name.lower()] += 1
-        if self._committed[app][number]:
+        if account.committed[number]:
             self.violate("settled twice", f"event {number} was settled twice")
-        if not self._finished[app][number]:
+        if not account.finished[number]:
             self.violate("settled unfinished", f"no reader was done with event {number}")
-        self._committed[app][number] = state
+        account.committed[number] = state
 
     # The end
 
@@ -187,40 +186,40 @@ class Ledger:
 
     def compare(self) -> None:
         """Looks for what should have been found."""
-        for app in self._apps.values():
-            self._check_account(app)
+        for account in self._accounts.values():
+            self._check_account(account)
 
     def _check_stored(self, copy: StoredCopy) -> None:
-        app, number = self._apps[copy.app_id], copy.number
-        if self._found[app][number]:
+        account, number = self._accounts[copy.app_id], copy.number
+        if account.found[number]:
             self.violate("doubled", f"event {number} was sent once and is stored again")
-        self._found[app][number] = True
-        fate = self._fates[app][number]
+        account.found[number] = True
+        fate = account.fates[number]
         if fate == Fate.REJECTED:
             self.violate("rejected and stored", f"event {number} was rejected and is stored")
-        if fate == Fate.ACCEPTED and self._idems[app][number] != hash(copy.idem):
+        if fate == Fate.ACCEPTED and account.idems[number] != hash(copy.idem):
             self.violate("other id", f"event {number} was accepted under another id")
-        if not self._handed[app][number]:
+        if not account.handed[number]:
             self.violate("lost", f"event {number} is stored and was never handed out")
         if copy.state is State.OPEN:
-            self._check_open(app, number)
+            self._check_open(account, number)
 
-    def _check_open(self, app: int, number: int) -> None:
-        if self._confirmed[app][number] or self._committed[app][number]:
+    def _check_open(self, account: _Account, number: int) -> None:
+        if account.confirmed[number] or account.committed[number]:
             self.violate("forgot settling", f"event {number} was settled and is open again")
         else:
             self.violate("left over", f"event {number} is still open")
 
-    def _check_account(self, app: int) -> None:
-        for number, fate in enumerate(self._fates[app]):
-            if self._found[app][number]:
+    def _check_account(self, account: _Account) -> None:
+        for number, fate in enumerate(account.fates):
+            if account.found[number]:
                 continue
             if fate == Fate.ACCEPTED:
                 self.violate("lost", f"event {number} was accepted and is not stored")
-            if self._handed[app][number]:
+            if account.handed[number]:
                 self.violate("invented", f"event {number} was handed out and is not stored")
 
     def _was_sent(self, number: int, app_id: str) -> bool:
-        if app_id not in self._apps or not 0 <= number < self._sent:
+        if app_id not in self._accounts or not 0 <= number < self._sent:
             return False
-        return self._fates[self._apps[app_id]][number] != Fate.NOT_SENT
+        return self._accounts[app_id].fates[number] != Fate.NOT_SENT
