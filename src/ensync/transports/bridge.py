@@ -213,18 +213,31 @@ def _mark_socket_callbacks(loop: Any) -> None:
 def _protect_from_interrupts(loop: Any) -> None:
     # An interrupt in one of the loop's own tasks would end the loop, and whoever waits for
     # it would wait for ever. The program's main task is the one to be interrupted.
-    for name in ("_main_loop_one", "_io_task"):
-        setattr(loop, name, _protected(getattr(loop, name)))
-
-
-def _protected(function: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
     import trio
 
-    @trio.lowlevel.enable_ki_protection
-    async def protected(*args: Any, **keywords: Any) -> None:
-        await function(*args, **keywords)
+    protect = trio.lowlevel.enable_ki_protection
+    run_one, io_task, call_soon = loop._main_loop_one, loop._io_task, loop.call_soon  # pyright: ignore[reportPrivateUsage]
 
-    return protected
+    @protect
+    async def run(no_wait: bool = False) -> None:
+        await run_one(no_wait)
+        # On and on, since the loop around this one is not protected.
+        while not no_wait and not loop._stopped.is_set():  # pyright: ignore[reportPrivateUsage]
+            await run_one()
+
+    @protect
+    async def protected_io_task(*args: Any) -> None:
+        await io_task(*args)
+
+    # The program's tasks come here when they complete what asyncio's wait for: interrupted
+    # half-way, it would be complete, and nobody be told.
+    @protect
+    def protected_call_soon(*args: Any, **keywords: Any) -> object:
+        return call_soon(*args, **keywords)
+
+    loop._main_loop_one = run  # pyright: ignore[reportPrivateUsage]
+    loop._io_task = protected_io_task  # pyright: ignore[reportPrivateUsage]
+    loop.call_soon = protected_call_soon
 
 
 def _marking(add: Callable[..., object]) -> Callable[..., object]:
