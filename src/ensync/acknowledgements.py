@@ -66,6 +66,7 @@ class AcknowledgementPipeline:
         self._unconfirmed_of: Counter[Acknowledger] = Counter()
         self._changed: anyio.Event | None = None
         self._pumping = False
+        self._closed = False
 
     @property
     def unconfirmed(self) -> int:
@@ -94,6 +95,12 @@ class AcknowledgementPipeline:
         for sent in unanswered:
             sent.call.cancel()
         self._waiting.extendleft(reversed([sent.pending for sent in unanswered]))
+
+    def close(self) -> None:
+        """There will be no further link, so nobody waits any more."""
+        self._closed = True
+        self.detach()
+        self._notify()
 
     def expire(self, now: float) -> bool:
         """Sends again what has had no answer in time.
@@ -127,18 +134,18 @@ class AcknowledgementPipeline:
         return self._unconfirmed_of[owner]
 
     async def wait_until_confirmed(self, owner: Acknowledger) -> None:
-        """Waits until nothing of this subscription is unconfirmed."""
-        while self._unconfirmed_of[owner]:
+        """Waits until nothing of this subscription is unconfirmed, as long as that may be."""
+        while self._unconfirmed_of[owner] and not self._closed:
             await self._wait_for_change()
 
     async def wait_until_all_confirmed(self) -> None:
-        """Waits until nothing at all is unconfirmed."""
-        while self.unconfirmed:
+        """Waits until nothing at all is unconfirmed, as long as that may be."""
+        while self.unconfirmed and not self._closed:
             await self._wait_for_change()
 
     async def wait_for_room(self) -> None:
-        """Waits until few enough are unconfirmed."""
-        while self.crowded:
+        """Waits until few enough are unconfirmed, as long as that may be."""
+        while self.crowded and not self._closed:
             await self._wait_for_change()
 
     def _confirmed(self, owner: Acknowledger) -> None:

@@ -216,12 +216,12 @@ class Session:
 
     def _finish(self, error: EnSyncError) -> None:
         self._final_error = error
+        self.acknowledgements.close()
         self.subscriptions.failed(error)
         self._set_state(ClientState.CLOSED)
 
     async def _close(self) -> None:
         connection, self._connection = self._connection, None
-        self.acknowledgements.detach()
         if self._final_error is None:
             self._finish(EnSyncConnectionError("the client was closed", code="closed"))
         if connection is not None:

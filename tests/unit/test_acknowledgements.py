@@ -5,7 +5,12 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from ensync.acknowledgements import MAX_IN_FLIGHT, AcknowledgementPipeline, means_done
+from ensync.acknowledgements import (
+    MAX_IN_FLIGHT,
+    MAX_UNCONFIRMED,
+    AcknowledgementPipeline,
+    means_done,
+)
 from ensync.ledger import EventKey
 from ensync.transports.base import Outcome
 from tests.unit.scripted_link import DONE, ScriptedLink
@@ -166,3 +171,15 @@ async def test_waiting_until_confirmed(bench: Bench) -> None:
         await anyio.wait_all_tasks_blocked()
         link.answer(DONE)
     assert bench.pipeline.unconfirmed == 0
+
+
+async def test_nobody_waits_for_a_link_that_will_not_be(bench: Bench) -> None:
+    bench.add(*map(str, range(MAX_UNCONFIRMED)))
+    assert bench.pipeline.crowded
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.pipeline.wait_for_room)
+        tasks.start_soon(bench.pipeline.wait_until_confirmed, bench.owner)
+        tasks.start_soon(bench.pipeline.wait_until_all_confirmed)
+        await anyio.wait_all_tasks_blocked()
+        bench.pipeline.close()
+    assert bench.pipeline.abandon(bench.owner) == MAX_UNCONFIRMED
