@@ -164,7 +164,8 @@ class Consumer:
             if self.end_reason is None and self._lane is not None and self._wants_events:
                 return await self._take_from(self._lane)
             if self.end_reason is None:
-                await anyio.sleep_forever()  # until reconsider()
+                # Until reconsider(). No sleep_forever(): trio-asyncio keeps its timer for ever.
+                await anyio.Event().wait()
         return []
 
     async def _take_from(self, lane: Lane) -> list[Lease]:
