@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 from anyio.abc import TaskGroup
 
-__all__ = ["background_tasks", "serving", "single_error_bare"]
+__all__ = ["background_tasks", "serving", "single_error_bare", "until_cancelled"]
 
 
 @asynccontextmanager
@@ -59,3 +59,12 @@ async def serving(serve: Callable[[], Awaitable[object]], name: str) -> AsyncIte
             yield
         finally:
             scope.cancel()
+
+
+async def until_cancelled() -> None:
+    """Waits for nothing but its end.
+
+    ``anyio.sleep_forever()`` would leave a timer behind on the asyncio side of trio,
+    which trio-asyncio keeps until it is due.
+    """
+    await anyio.Event().wait()

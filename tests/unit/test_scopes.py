@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import traceback
+from typing import Any
 
 import anyio
 import pytest
 
-from ensync.scopes import background_tasks, single_error_bare
+from ensync.scopes import background_tasks, single_error_bare, until_cancelled
+from ensync.transports.bridge import open_asyncio_side
 
 pytestmark = pytest.mark.anyio
 
@@ -44,3 +46,13 @@ async def test_background_tasks_end_with_the_block() -> None:
     with anyio.fail_after(5):
         async with background_tasks() as tasks:
             tasks.start_soon(anyio.sleep_forever)
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+async def test_waiting_for_the_end_leaves_no_timer_on_trios_asyncio_side() -> None:
+    async with open_asyncio_side() as side:
+        loop: Any = side._loop
+        for _ in range(10):
+            with anyio.move_on_after(0):
+                await side.run(until_cancelled)
+        assert not loop._timers

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import anyio
 import anyio.lowlevel
 
+from ensync.scopes import until_cancelled
 from ensync.server.refusal import Reason, Refusal
 from ensync.server.store import Lane, Lease, Store, StoredEvent, StoreFailedError
 
@@ -164,8 +165,7 @@ class Consumer:
             if self.end_reason is None and self._lane is not None and self._wants_events:
                 return await self._take_from(self._lane)
             if self.end_reason is None:
-                # Until reconsider(). No sleep_forever(): trio-asyncio keeps its timer for ever.
-                await anyio.Event().wait()
+                await until_cancelled()  # by reconsider()
         return []
 
     async def _take_from(self, lane: Lane) -> list[Lease]:

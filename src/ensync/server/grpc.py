@@ -12,7 +12,7 @@ import betterproto2
 from grpclib.const import Status
 
 from ensync.proto.ensync import SubscribeRequest
-from ensync.scopes import background_tasks
+from ensync.scopes import background_tasks, until_cancelled
 from ensync.server.broker import Broker
 from ensync.server.grpc_call import CallFailed, GrpcCall
 from ensync.server.grpc_limits import GrpcLimits
@@ -254,7 +254,7 @@ def _door_call(call: GrpcCall, purpose: str, request: betterproto2.Message) -> D
 
 async def _fail_on_purpose(call: GrpcCall, fault: DoorFault) -> None:
     if fault.silent:
-        await anyio.sleep_forever()  # until the client gives up
+        await until_cancelled()  # as the client gives up
     if fault.reset:
         call.reset()
     else:

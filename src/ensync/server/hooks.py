@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-import anyio
-
+from ensync.scopes import until_cancelled
 from ensync.server.store import StoredEvent
 
 __all__ = ["DoorCall", "DoorConnection", "DoorFault", "DoorHooks"]
@@ -103,4 +102,4 @@ class DoorHooks:
 
         Raising DoorFault ends the stream so.
         """
-        await anyio.sleep_forever()
+        await until_cancelled()

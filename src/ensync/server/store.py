@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import anyio
+from ensync.scopes import until_cancelled
 
 __all__ = [
     "EventState",
@@ -245,7 +245,7 @@ class Store(ABC):
 
         Runs for as long as the store is in use, and is cancelled before close().
         """
-        await anyio.sleep_forever()
+        await until_cancelled()
 
     async def close(self) -> None:  # noqa: B027 - most need nothing
         """Lets go of files and connections. No other method is called afterwards."""

@@ -7,6 +7,8 @@ from typing import TypeVarTuple
 
 import anyio
 
+from ensync.scopes import until_cancelled
+
 __all__ = ["Changes"]
 
 Ts = TypeVarTuple("Ts")
@@ -38,4 +40,4 @@ class Changes:
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Waits until a condition holds; it is checked at every change."""
         while not is_so():
-            await self.interrupt(anyio.sleep_forever)
+            await self.interrupt(until_cancelled)
