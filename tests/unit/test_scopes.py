@@ -52,7 +52,8 @@ async def test_background_tasks_end_with_the_block() -> None:
 async def test_waiting_for_the_end_leaves_no_timer_on_trios_asyncio_side() -> None:
     async with open_asyncio_side() as side:
         loop: Any = side._loop
-        for _ in range(10):
-            with anyio.move_on_after(0):
-                await side.run(until_cancelled)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(side.run, until_cancelled)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
         assert not loop._timers
