@@ -133,7 +133,7 @@ class Control:
     async def pause(self, reason: str) -> ControlResult:
         request = Pause(self._name, check_reason(reason))
         async with self._intake.pausing:
-            outcome = await self._ask(request, self._intake.registered)
+            outcome = await self._ask_registered(request)
             self._intake.paused_by_user()
         return self._result("paused", outcome)
 
@@ -147,7 +147,7 @@ class Control:
         if self._intake.engine_must_stay_paused:
             self._intake.continued_here()
             return Outcome(True, "delivery goes on when the buffer has room")
-        outcome = await self._ask(Continue(self._name), self._intake.registered)
+        outcome = await self._ask_registered(Continue(self._name))
         self._intake.continued_by_user()
         return outcome
 
@@ -162,7 +162,13 @@ class Control:
         self, request: Request, find: Callable[[float], Awaitable[Connection]] | None = None
     ) -> Outcome:
         self._intake.check_open()
-        outcome = await self._session.request(request, find)
+        return self._checked(request, await self._session.request(request, find))
+
+    async def _ask_registered(self, request: Request) -> Outcome:
+        self._intake.check_open()
+        return self._checked(request, await self._intake.ask(request))
+
+    def _checked(self, request: Request, outcome: Outcome) -> Outcome:
         if not outcome.success:
             raise self._refused(request, outcome)
         return outcome

@@ -23,7 +23,15 @@ from ensync.errors import (
 )
 from ensync.ledger import Arrival, DeliveryLedger, EventKey, Place
 from ensync.session import Session
-from ensync.transports.base import Delivery, Discard, Outcome, Pause, Stream, Unsubscribe
+from ensync.transports.base import (
+    Delivery,
+    Discard,
+    Outcome,
+    Pause,
+    Request,
+    Stream,
+    Unsubscribe,
+)
 
 __all__ = ["Arrived", "Intake", "NotRegistered"]
 
@@ -138,12 +146,26 @@ class Intake:
             raise NotRegistered(f"{self._event_name!r} is not subscribed to at the moment")
         return self._connection
 
+    async def ask(self, request: Request) -> Outcome:
+        """Sends a request about the registration; again, when that was lost meanwhile."""
+        asked_of: Stream | None = None
+
+        async def find(deadline: float) -> Connection:
+            nonlocal asked_of
+            connection = await self.registered(deadline)
+            asked_of = self._stream
+            return connection
+
+        while True:
+            outcome = await self._session.request(request, find)
+            if outcome.success or asked_of is self._stream:
+                return outcome
+
     async def restore_pause(self) -> None:
         async with self.pausing:
             if not self.user_paused:
                 return
-            request = Pause(self._event_name, "paused before")
-            outcome = await self._session.request(request, self.registered)
+            outcome = await self.ask(Pause(self._event_name, "paused before"))
         if not outcome.success:
             logger.warning("%r could not be paused again: %s", self._event_name, outcome.message)
 

@@ -87,6 +87,28 @@ async def test_a_stream_that_is_reset(target: Target, faults: Faults, event_name
 
 
 @pytest.mark.parametrize("transport", ["grpc"])
+async def test_pausing_and_going_on_while_the_stream_ends(
+    target: Target, faults: Faults, event_name: str
+) -> None:
+    soon = ensync.Reconnect(initial=0.001, maximum=0.001)
+    with anyio.fail_after(PATIENCE):
+        async with (
+            target.connect(reconnect=soon) as client,
+            client.subscribe(event_name) as subscription,
+        ):
+            for _ in range(20):
+                await faults.wait_streams(1)
+                faults.end_streams()
+                # The engine has forgotten the subscription, and this client has not heard it.
+                await subscription.pause()
+                await faults.wait_streams(1)
+                faults.end_streams()
+                await subscription.resume()
+            await client.publish(event_name, [client.app_id], "after")
+            assert (await take_one(subscription)).payload == "after"
+
+
+@pytest.mark.parametrize("transport", ["grpc"])
 async def test_a_stream_that_ends_in_place_of_the_next_event(
     target: Target, faults: Faults, event_name: str
 ) -> None:
