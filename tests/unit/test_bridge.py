@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 
 import anyio
 import anyio.lowlevel
@@ -156,3 +158,32 @@ async def test_being_cancelled() -> None:
         assert being_cancelled()
         await anyio.lowlevel.checkpoint()
     assert not being_cancelled()
+
+
+AFTER_TRIO = """
+import asyncio, threading, trio
+from ensync.transports.bridge import open_asyncio_side
+
+async def main():
+    async with open_asyncio_side() as side:
+        await side.run(asyncio.sleep, 0)
+
+async def loop_of_asyncio():
+    return type(asyncio.get_running_loop())
+
+def check():
+    assert asyncio.run(loop_of_asyncio()) is usual
+
+usual = asyncio.run(loop_of_asyncio())
+trio.run(main)
+assert "trio_asyncio" in __import__("sys").modules
+check()
+thread = threading.Thread(target=check)
+thread.start()
+thread.join()
+trio.run(main)
+"""
+
+
+def test_asyncio_programs_of_the_same_process_stay_asyncios() -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", AFTER_TRIO], check=True, timeout=50)

@@ -148,6 +148,7 @@ async def _tasks_ended(side: AsyncioSide) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _open_trio_asyncio_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
+    is_first_import = "trio_asyncio" not in sys.modules
     try:
         with warnings.catch_warnings():
             # It subclasses what Python 3.12 deprecates, which is nothing to the user.
@@ -158,8 +159,9 @@ async def _open_trio_asyncio_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
             "running under trio needs trio-asyncio: pip install 'ensync[trio]'",
             code="missing_extra",
         ) from error
-    _teach_anyio_about_trio_asyncio()
-    _share_current_task()
+    if is_first_import:
+        _leave_asyncio_programs_alone()
+    _share_what_was_replaced()
     running = trio_asyncio.current_loop.get()
     if running is not None:
         yield running
@@ -180,17 +182,16 @@ async def _open_trio_asyncio_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
             raise raised
 
 
-def _teach_anyio_about_trio_asyncio() -> None:
-    # trio-asyncio replaces asyncio's get_running_loop by one that knows its loops. Where
-    # asyncio was used through anyio before, anyio holds on to the one that does not.
-    anyio_on_asyncio: Any = sys.modules.get("anyio._backends._asyncio")
-    if anyio_on_asyncio is not None:
-        anyio_on_asyncio.get_running_loop = asyncio.get_running_loop
+def _leave_asyncio_programs_alone() -> None:
+    # Once it is imported, trio-asyncio runs asyncio's programs on trio too, unless they set
+    # a policy. Who has run ensync on trio has not asked for that.
+    patches: Any = sys.modules["trio_asyncio._loop"]
+    patches._FakedPolicy.policy = patches._original_policy
 
 
-def _share_current_task() -> None:
-    # Importing trio-asyncio replaces these functions in asyncio (from Python 3.12 on they
-    # see no loop of its); anyio and grpclib have taken the former ones before.
+def _share_what_was_replaced() -> None:
+    # Importing trio-asyncio replaces these functions in asyncio by some that know its
+    # loops; anyio and grpclib have taken the former ones before.
     import grpclib.utils
     from anyio._backends import _asyncio as anyio_backend
 
