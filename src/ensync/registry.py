@@ -221,6 +221,8 @@ class SubscriptionRegistry:
 
         with anyio.CancelScope(deadline=deadline):
             async with self._one_at_a_time(name):
+                if not self._has(subscriber):
+                    return  # left meanwhile; the name may be another's, to be left alone
                 stream = await self._session.side.run(
                     connection.live_link.subscribe, name, on_delivery, on_end
                 )

@@ -242,3 +242,16 @@ async def test_what_was_removed_is_not_registered_again(bench: Bench) -> None:
     assert bench.engine.registered == {"second"}
     assert (first.times_attached, second.times_attached) == (1, 2)
     assert bench.engine.count(Unsubscribe) == 0
+
+
+async def test_who_was_left_before_it_came_back_leaves_its_successor_alone(bench: Bench) -> None:
+    (left,) = await bench.add("a")
+    bench.engine.end_stream("a", StreamEnd.BROKEN, LOST)
+    await anyio.wait_all_tasks_blocked()
+    bench.remove(left)
+    (successor,) = await bench.add("a")
+    await anyio.sleep(BACK_OFF + 1)
+    assert left.times_attached == 1
+    assert bench.engine.registered == {"a"}
+    bench.deliver("a", ("a", 1))
+    assert successor.got == [1]
