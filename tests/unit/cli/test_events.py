@@ -135,7 +135,7 @@ def test_status_for_people(engine: Served) -> None:
         (("subscribe", "n", "--secret-key", "abc"), 2, "app_secret_key"),
         (("subscribe", "n", "--count", "0"), 2, "--count"),
         (("status", "--admin-url", "http://127.0.0.1:1/x"), 3, "is ensync serve still running?"),
-        (("status", "--admin-url", "http://example.org"), 1, "not one that ensync serve"),
+        (("status", "--admin-url", "http://example.org"), 2, "not one that ensync serve"),
         (("no-such-command",), 2, "no-such-command"),
     ],
 )
