@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 import anyio
 import pytest
 
 import ensync
 from ensync.testing import EngineApp, ThreadedEngine
+from ensync.testing.rules import ScriptedFault
 
 
 def test_it_has_to_be_entered() -> None:
@@ -50,6 +52,32 @@ def test_an_app_shows_no_secret_and_knows_two_transports() -> None:
     assert "shop" in repr(app)
     assert app.app_key not in repr(app)
     assert app.secret_key not in repr(app)
+
+
+def test_faults_that_two_threads_ask_for_at_once_are_all_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both_look = threading.Barrier(2, timeout=0.3)  # one that looks alone goes on
+
+    def is_over(_rule: ScriptedFault) -> bool:
+        with suppress(threading.BrokenBarrierError):
+            both_look.wait()
+        return False
+
+    with ThreadedEngine() as engine:
+        faults = engine.faults
+        faults.drop_reply("connect")
+        asking = [
+            threading.Thread(target=faults.fail_next, args=(m,)) for m in ("publish", "defer")
+        ]
+        with monkeypatch.context() as patch:
+            patch.setattr(ScriptedFault, "is_over", property(is_over))
+            for thread in asking:
+                thread.start()
+            for thread in asking:
+                thread.join()
+        kept = repr(faults)
+    assert all(f"for {method}:" in kept for method in ("connect", "publish", "defer"))
 
 
 @pytest.mark.anyio
