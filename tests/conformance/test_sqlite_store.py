@@ -19,6 +19,7 @@ from ensync.server.store import (
     EventState,
     Lease,
     Settled,
+    Store,
     StoredEvent,
     StoreFailedError,
     StoreFullError,
@@ -189,6 +190,51 @@ async def test_what_can_not_be_settled_stays_in_hand(
             await harness.store.defer(lease, 5_000)
     assert await harness.is_empty()
     assert await harness.store.ack(lease) is Settled.DONE
+
+
+SETTLING: dict[str, Callable[[Store, Lease], Awaitable[Settled | int | None]]] = {
+    "ack": lambda store, lease: store.ack(lease),
+    "discard": lambda store, lease: store.discard(lease, "unwanted"),
+    "defer": lambda store, lease: store.defer(lease, 5_000),
+    "give back": lambda store, lease: store.defer(lease, 0),
+}
+
+
+@pytest.mark.parametrize("second", ["ack", "discard", "defer"])
+@pytest.mark.parametrize("first", ["ack", "discard", "defer"])
+async def test_what_two_could_not_settle_at_once_stays_in_hand(
+    harness: SqliteHarness, monkeypatch: pytest.MonkeyPatch, first: str, second: str
+) -> None:
+    await harness.append()
+    [lease] = await harness.take()
+    with failing_commits(monkeypatch):
+        async with anyio.create_task_group() as tasks:
+            for name in (first, second):
+                tasks.start_soon(expect_failure, SETTLING[name], harness.store, lease)
+    assert await harness.is_empty()
+    assert await harness.store.ack(lease) is Settled.DONE
+
+
+@pytest.mark.parametrize(
+    ("second", "answer"),
+    [("ack", Settled.ALREADY), ("discard", Settled.ALREADY), ("defer", None), ("give back", None)],
+)
+async def test_who_settles_second_is_told_what_the_first_has_done(
+    harness: SqliteHarness, second: str, answer: Settled | None
+) -> None:
+    await harness.append()
+    [lease] = await harness.take()
+    answers: list[Settled | int | None] = []
+
+    async def settle(name: str) -> None:
+        answers.append(await SETTLING[name](harness.store, lease))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(settle, "ack")
+        await anyio.lowlevel.checkpoint()
+        tasks.start_soon(settle, second)
+    assert sorted(answers, key=repr) == sorted([Settled.DONE, answer], key=repr)
+    assert await harness.is_empty()
 
 
 async def test_what_was_given_back_while_it_could_not_be_settled_waits(

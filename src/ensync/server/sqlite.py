@@ -142,7 +142,7 @@ class SqliteStore(Store):
 
     async def defer(self, lease: Lease, delay_ms: int) -> int | None:
         """Makes an event available again after a delay."""
-        record = self._leased(lease)
+        record = await self._lent(lease)
         if record is None:
             return None
         due_ms = self._now_ms() + delay_ms
@@ -192,7 +192,7 @@ class SqliteStore(Store):
         return leases[0] if leases else None
 
     async def _settle(self, lease: Lease, state: EventState, reason: str = "") -> Settled:
-        record = self._leased(lease)
+        record = await self._lent(lease)
         if record is None:
             event = await self._writer.do(partial(self._tables.open_event, lease.stored.idem))
             return Settled.ALREADY if event is None else Settled.STALE
@@ -217,6 +217,17 @@ class SqliteStore(Store):
     def _leased(self, lease: Lease) -> Record | None:
         record = self._lending.held_by(lease)
         return record if record is not None and record.place is Place.LEASED else None
+
+    async def _lent(self, lease: Lease) -> Record | None:
+        """The event of a lease; None when that has ended.
+
+        What is being written about the event is waited for: the lease goes on if it fails.
+        """
+        while (record := self._lending.held_by(lease)) is not None:
+            if record.place is not Place.SETTLING:
+                return self._leased(lease)
+            await self.flush()
+        return None
 
     async def _give_back(self, record: Record) -> None:
         if not record.due_ms:
