@@ -111,12 +111,12 @@ class SqliteFile:
             EnSyncGenericError: It can't be written; nothing has been changed.
         """
         self._finish_other_transaction()
-        transaction = Transaction(self.connection, self._mutex)
         try:
-            yield self.connection
-            transaction.commit()
+            transaction = Transaction(self.connection, self._mutex)
+            with _rolled_back_on_error(transaction):
+                yield self.connection
+                transaction.commit()
         except sqlite3.Error as error:
-            transaction.roll_back()
             raise self._unusable(error) from error
 
     def close(self) -> None:
@@ -219,6 +219,15 @@ class SqliteFile:
 
     def _error(self, what: str, code: str) -> EnSyncGenericError:
         return EnSyncGenericError(f"the data file {self.path} {what}", code=code)
+
+
+@contextmanager
+def _rolled_back_on_error(transaction: Transaction) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:  # left open, also by an interrupt, it would keep out all others
+        transaction.roll_back()
+        raise
 
 
 def _may_use(path: Path) -> bool:

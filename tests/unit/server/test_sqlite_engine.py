@@ -17,10 +17,13 @@ import pytest
 import ensync
 from ensync.server import websocket_connection
 from ensync.server.apps import App
+from ensync.server.broker import Broker, Publication
 from ensync.server.local import LocalEngine
+from ensync.server.refusal import Refusal
 from ensync.server.sqlite import SqliteStore
 from ensync.server.sqlite_tables import Page, PageLimit, Tables
-from ensync.server.store import EventState, QueueKey
+from ensync.server.store import EventState, QueueKey, StoredEvent
+from tests.unit.server.brokers import envelope
 from tests.unit.server.grpc_client import until
 
 pytestmark = pytest.mark.anyio
@@ -179,6 +182,42 @@ async def test_while_nothing_can_be_written_all_is_refused_and_nothing_half_done
                     await each()
     done = [EventState.ACKNOWLEDGED, EventState.DISCARDED]
     assert await states(data, idems) == [*done, *[EventState.OPEN] * 4]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda broker, client, event: broker.ack(client, event.idem, event.block),
+        lambda broker, client, event: broker.discard(client, event.idem),
+        lambda broker, client, event: broker.defer(client, event.idem, 60_000),
+    ],
+    ids=["ack", "discard", "defer"],
+)
+async def test_what_two_could_not_settle_at_once_is_given_to_the_next(
+    data: Path, second: Callable[[Broker, str, StoredEvent], Awaitable[object]]
+) -> None:
+    async with LocalEngine(data=data) as engine:
+        broker, app = engine.broker, engine.create_app("app")
+        asking = broker.connect(app.app_key, "asking").client_id
+        consumer = await broker.subscribe(asking, EVENT_NAME)
+        await broker.publish(asking, Publication(EVENT_NAME, envelope("x" * 40), app.app_id))
+        [event] = await consumer.take()
+        with unwritable_files():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(refused, broker.ack(asking, event.idem, event.block))
+                tasks.start_soon(refused, second(broker, asking, event))
+        assert engine.statistics().in_hand == 1
+        await broker.connection_closed("asking")
+        next_client = broker.connect(app.app_key, "next").client_id
+        with anyio.fail_after(5):
+            [again] = await (await broker.subscribe(next_client, EVENT_NAME)).take()
+        assert again.idem == event.idem
+        await broker.ack(next_client, again.idem, again.block)
+
+
+async def refused(settling: Awaitable[object]) -> None:
+    with pytest.raises(Refusal, match="data file"):
+        await settling
 
 
 async def test_a_full_disk_refuses_settling_and_loses_nothing(data: Path) -> None:

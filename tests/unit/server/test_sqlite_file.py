@@ -255,3 +255,26 @@ def test_an_app_that_can_not_be_saved_is_not_known(path: Path) -> None:
         names = [record.name for record in registry.list()]
     with open_app_storage(path) as storage:
         assert [record.name for record in storage.load()] == names
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, GeneratorExit])
+def test_a_change_that_is_interrupted_is_not_made_and_keeps_out_no_other(
+    path: Path, error: type[BaseException]
+) -> None:
+    with closing(SqliteFile(path)) as file:
+        with pytest.raises(error), file.short_transaction() as connection:
+            connection.execute("INSERT INTO apps VALUES (1, 'id', 'half', '', '[]', '[]')")
+            raise error
+        AppRegistry(SqliteAppStorage(file)).create("whole")
+    with open_app_storage(path) as storage:
+        assert [record.name for record in storage.load()] == ["whole"]
+
+
+def test_a_change_that_can_not_even_begin_is_told_as_others_are(path: Path) -> None:
+    file = SqliteFile(path)
+    file.close()
+    with (
+        pytest.raises(EnSyncGenericError, match="can't be used: Cannot operate on a closed"),
+        file.short_transaction(),
+    ):
+        pytest.fail("a change to a closed file")
