@@ -55,7 +55,7 @@ class _Sent(NamedTuple):
 
 
 class AcknowledgementPipeline:
-    """Owned by a session. Nothing here awaits but the two methods that say so."""
+    """Owned by a session. Nothing here awaits but the methods that say so."""
 
     def __init__(self, *, timeout: float, session_unknown: Callable[[str], None]) -> None:
         self._timeout = timeout

@@ -82,7 +82,7 @@ class EnSyncClient(metaclass=Received):
         """Publishes one event to each of the recipients, end-to-end encrypted.
 
         While the client is reconnecting, this waits for the connection, within the
-        timeout. What was certainly not sent is sent again by itself; what was sent and
+        timeout. What the engine has certainly not taken is sent again by itself; what was sent and
         not answered never is.
 
         Args:

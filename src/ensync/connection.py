@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
     result: Outcome | EnSyncError
     sent: bool
-    """Whether the engine may have seen the request."""
+    """Whether the engine may have acted on the request."""
 
 
 class Connection:

@@ -74,7 +74,8 @@ class EnSyncEngine:
         generation: Which method names a gRPC engine offers; found out by itself.
         http2: What speaks HTTP/2 for gRPC: ``"auto"`` is the fast way, with h2 for an
             engine that needs more; ``"h2"`` is h2 from the start; ``"grpclib"`` is
-            grpclib's public API alone. They differ in speed only.
+            grpclib's public API alone. They differ in speed, and at an engine that ends
+            in an orderly way: only ``"auto"`` waits for what it has begun.
         compression: ``"deflate"`` offers it to a WebSocket engine. Encrypted payloads do
             not shrink, beyond what base64 added, and it costs time; so it is off.
 

@@ -40,6 +40,11 @@ class EnginePause:
         """The user paused or continued, and the engine did."""
         self.wanted = self._is_paused = paused
 
+    def unsure(self) -> None:
+        """The user asked, and it is not known what the engine made of it."""
+        self._is_paused = not self.wanted
+        self.reconcile()
+
     def reconcile(self) -> None:
         """Asks for what is wanted, unless that is so already or is being asked for."""
         connection = self._connection

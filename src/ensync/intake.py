@@ -108,6 +108,7 @@ class Intake:
 
     def attached(self, connection: Connection, stream: Stream) -> None:
         self._stream, self._connection = stream, connection
+        self._bytes_since_held = 0
         self._engine_pause.attached(connection)
         if self._held:
             self._hold()
@@ -147,7 +148,8 @@ class Intake:
         return self._connection
 
     async def ask(self, request: Request) -> Outcome:
-        """Sends a request about the registration; again, when that was lost meanwhile."""
+        """Asks for a pause or its end; again, when the registration was lost meanwhile."""
+        deadline = anyio.current_time() + self._session.settings.request_timeout
         asked_of: Stream | None = None
 
         async def find(deadline: float) -> Connection:
@@ -156,10 +158,15 @@ class Intake:
             asked_of = self._stream
             return connection
 
-        while True:
-            outcome = await self._session.request(request, find)
-            if outcome.success or asked_of is self._stream:
-                return outcome
+        try:
+            while True:
+                outcome = await self._session.request(request, find, deadline)
+                if outcome.success or asked_of is self._stream:
+                    return outcome
+        except BaseException:
+            if asked_of is not None:
+                self._engine_pause.unsure()
+            raise
 
     async def restore_pause(self) -> None:
         async with self.pausing:

@@ -25,7 +25,7 @@ from ensync.options import Backoff, check_choice
 from ensync.payload import check_event_name, encode_metadata, encode_payload
 from ensync.received import make_received
 from ensync.scopes import single_error_bare
-from ensync.session import Session
+from ensync.session import Session, waited
 from ensync.transports.base import Outcome, Publish
 
 __all__ = ["Encryption", "prepare", "publish_all"]
@@ -123,11 +123,12 @@ async def _publish(session: Session, request: Publish, deadline: float) -> Recip
             session.unknown_to_engine(answer.result.message)
         elif not connection.is_lost:
             pauses = pauses or session.pauses()
-            await anyio.sleep(pauses.next_delay() or 0)
+            if not await waited(pauses, deadline):
+                return Rejected(answer.result)
 
 
 def _judge(answer: Answer) -> RecipientOutcome | None:
-    """What an answer means; None when the request was certainly not sent and may be again."""
+    """What an answer means; None when the engine has certainly done nothing about it."""
     result, sent = answer
     if isinstance(result, Outcome):
         if result.success:

@@ -212,23 +212,30 @@ class SubscriptionRegistry:
         name = subscriber.event_name
         if connection.first_stream is None:
             connection.first_stream = name
+        ended_before: list[StreamEnded] = []
 
         def on_delivery(delivery: Delivery) -> None:
             self._route(connection, name, delivery)
 
         def on_end(ended: StreamEnded) -> None:
-            self._stream_ended(connection, subscriber, ended)
+            if subscriber.is_attached:
+                self._stream_ended(connection, subscriber, ended)
+            else:
+                ended_before.append(ended)
 
         with anyio.CancelScope(deadline=deadline):
             async with self._one_at_a_time(name):
-                if not self._has(subscriber):
-                    return  # left meanwhile; the name may be another's, to be left alone
+                if not self._has(subscriber) or subscriber.is_attached:
+                    # Left meanwhile: the name may be another's. Or repaired twice at once.
+                    return
                 stream = await self._session.side.run(
                     connection.live_link.subscribe, name, on_delivery, on_end
                 )
                 if self._has(subscriber):
                     subscriber.attached(connection, stream)
                     self._registered(connection, name)
+                    for ended in ended_before:
+                        self._stream_ended(connection, subscriber, ended)
                 else:
                     await self._take_back(connection, subscriber, stream, deadline)
             return
@@ -251,8 +258,10 @@ class SubscriptionRegistry:
         self, connection: Connection, subscriber: Subscriber, stream: Stream, deadline: float
     ) -> None:
         # It was left while it was being registered.
-        await self._session.exchange(connection, Unsubscribe(subscriber.event_name), deadline)
-        self._end_stream(subscriber, stream)
+        try:
+            await self._session.exchange(connection, Unsubscribe(subscriber.event_name), deadline)
+        finally:
+            self._end_stream(subscriber, stream)
 
     def _registered(self, connection: Connection, name: str) -> None:
         if name == connection.first_stream:

@@ -35,12 +35,10 @@ from ensync.transports.base import (
 )
 from ensync.transports.bridge import AsyncioSide
 
-__all__ = ["Session"]
+__all__ = ["Session", "waited"]
 
 logger = logging.getLogger("ensync")
 
-# A heartbeat unanswered for this long means a dead link, however long requests may take.
-_MAX_HEARTBEAT_TIMEOUT = 10.0
 # Acknowledgements go first on a new link, so that their events are not handed out
 # again; an engine that is slow to confirm does not hold the subscriptions up longer.
 _ACKNOWLEDGE_FIRST = 2.0
@@ -242,7 +240,8 @@ class Session:
                 if not answer.result.success:
                     self.unknown_to_engine(answer.result.message)
                 continue
-            self._missed(connection, answer.result)
+            if answer.sent or isinstance(answer.result, EnSyncTimeoutError):
+                self._missed(connection, answer.result)
 
     def _missed(self, connection: Connection, error: EnSyncError) -> None:
         lost = EnSyncConnectionError(f"the engine missed a heartbeat: {error}", code="link_dead")
@@ -318,20 +317,25 @@ class Session:
         return Backoff(Reconnect(initial=0.05, maximum=1.0, max_attempts=None), self._random)
 
     async def request(
-        self, request: Request, find: Callable[[float], Awaitable[Connection]] | None = None
+        self,
+        request: Request,
+        find: Callable[[float], Awaitable[Connection]] | None = None,
+        deadline: float | None = None,
     ) -> Outcome:
         """Sends a request that may safely be repeated until it is answered.
 
         Args:
             request: What to send.
             find: Waits, until a deadline, for the connection to use. By default any will do.
+            deadline: When to stop trying; when the request timeout is over, by default.
 
         Raises:
-            EnSyncTimeoutError: No answer within the request timeout.
+            EnSyncTimeoutError: No answer by the deadline.
             EnSyncConnectionError: The session has ended.
         """
         find = self.connection if find is None else find
-        deadline = anyio.current_time() + self.settings.request_timeout
+        if deadline is None:
+            deadline = anyio.current_time() + self.settings.request_timeout
         pauses = self.pauses()
         while True:
             connection = await find(deadline)
@@ -343,8 +347,17 @@ class Session:
                 continue
             if isinstance(result, EnSyncTimeoutError) or not _may_repeat(result):
                 raise result
-            if not connection.is_lost:
-                await anyio.sleep(pauses.next_delay() or 0)
+            if not connection.is_lost and not await waited(pauses, deadline):
+                raise result
+
+
+async def waited(pauses: Backoff, deadline: float) -> bool:
+    """Waits before a request is repeated; False, at once, if the deadline comes first."""
+    delay = pauses.next_delay() or 0
+    if anyio.current_time() + delay >= deadline:
+        return False
+    await anyio.sleep(delay)
+    return True
 
 
 def _may_repeat(error: EnSyncError) -> bool:

@@ -146,8 +146,8 @@ class Call(ABC):
     """One request under way.
 
     Attributes:
-        sent: Whether any byte of the request may have left. While it is False,
-            the engine certainly has not seen the request.
+        sent: Whether the engine may have acted on the request. While it is False,
+            the request has not left, or the engine has said that it did nothing about it.
     """
 
     sent: bool

@@ -1,4 +1,4 @@
-"""Writes once per turn of the event loop."""
+"""Gathers what is written in a turn of the event loop."""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ class GrpcCall(Call):
         def on_result(result: UnaryResult) -> None:
             self._resulted(result, generation)
 
+        self.sent = False
         message = self._method.encode(self._link.client_id, self._request)
         path = self._method.path(generation)
         self._unary = self._link.connection.call(

@@ -56,6 +56,7 @@ class GrpcConnection:
         self._streams: set[ServerStream] = set()
         self._losing: list[Callable[[EnSyncConnectionError], None]] = []
         self._stream_limit = _DEFAULT_STREAM_LIMIT
+        self._starting = False
         self.error: EnSyncConnectionError | None = None
         self._farewell: EnSyncConnectionError | None = None
         self._cancel_patience: Callable[[], object] = _nothing
@@ -164,6 +165,15 @@ class GrpcConnection:
 
     def start_waiting(self) -> None:
         """Starts what waits, as far as the engine and the socket allow."""
+        if self._starting:
+            return  # a call that failed at once has ended
+        self._starting = True
+        try:
+            self._start_waiting()
+        finally:
+            self._starting = False
+
+    def _start_waiting(self) -> None:
         wire = self._wire
         while self._waiting and wire is not None and self._has_room() and wire.writable():
             call = self._waiting.popleft()

@@ -61,7 +61,8 @@ class DirectWire(Wire):
         self._headers: dict[str, Headers] = {}
 
     def writable(self) -> bool:
-        return self._connection.write_ready.is_set()
+        # A GOAWAY may have been read together with what is being told of now.
+        return self._connection.write_ready.is_set() and not getattr(self._h2, "is_closed", False)
 
     def start_call(self, call: UnaryCall) -> None:
         exchange = _CallExchange(self, call)

@@ -193,16 +193,22 @@ class ClientProtocol(H2Protocol):
 
         def end_or_wait(event: ConnectionTerminated) -> None:
             if event.error_code != ErrorCodes.NO_ERROR:
+                for number in self._unheard(event):
+                    self.on_refused(number)
                 end(event)
                 return
             self._going_away(event)
             self._owner.going_away(self._reason)
-            self._end_unheard(event.last_stream_id or 0)
+            self._end_unheard(event)
 
         self._processors[ConnectionTerminated] = end_or_wait
 
-    def _end_unheard(self, last_heard: int) -> None:
-        for number in [number for number in self.exchanges if number > last_heard]:
+    def _unheard(self, event: ConnectionTerminated) -> list[int]:
+        last_heard = event.last_stream_id or 0
+        return [number for number in self.exchanges if number > last_heard]
+
+    def _end_unheard(self, event: ConnectionTerminated) -> None:
+        for number in self._unheard(event):
             exchange = self.exchanges.get(number)
             if exchange is not None:
                 self.on_refused(number)

@@ -1,4 +1,4 @@
-"""One subscription over gRPC: a Subscribe call, read by a task of its own."""
+"""One subscription over gRPC: a Subscribe call, its deliveries, and how it ends."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import anyio
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
-from ensync.errors import EnSyncSubscriptionError
+from ensync.errors import EnSyncError, EnSyncSubscriptionError
 from ensync.proto.ensync import EventStreamResponse, SubscribeRequest
 from ensync.transports.base import (
     DeliveryCallback,
     EndCallback,
     Heartbeat,
+    Outcome,
     Stream,
     StreamEnd,
     StreamEnded,
@@ -79,11 +80,20 @@ class GrpcStream(Stream):
     async def _wait_for_heartbeat(self) -> None:
         # The engine answers in the order of arrival, or nearly so: it has seen the
         # subscription when it answers this.
-        call = self._link.send(Heartbeat(), lambda _: self._settled.set())
+        answers: list[Outcome | EnSyncError] = []
+
+        def on_reply(answer: Outcome | EnSyncError) -> None:
+            answers.append(answer)
+            self._settled.set()
+
+        call = self._link.send(Heartbeat(), on_reply)
         try:
             await self._settled.wait()
         finally:
             call.cancel()
+        for answer in answers:
+            if isinstance(answer, EnSyncError):
+                raise answer
 
     def hold(self) -> bool:
         self._server_stream.hold()

@@ -73,9 +73,11 @@ class UnaryCall:
         """Ends the call, once."""
         on_result, self._on_result = self._on_result, None
         if on_result is not None:
-            on_result(result)
-            # Last, as this may end the connection, and all that has no result.
-            self._owner.call_ended(self)
+            try:
+                on_result(result)
+            finally:
+                # Last, as this may end the connection, and all that has no result.
+                self._owner.call_ended(self)
 
     def cancel(self) -> None:
         """Gives the call up without a word."""

@@ -308,7 +308,7 @@ class LeanConnection(LeanSender):
         event.last_stream_id = last & MAX_STREAM_ID
         event.error_code = error_code(code)
         event.additional_data = body[8:] or None
-        self._closed = True
+        self.is_closed = True
         events.append(event)
 
     def _window_update(self, flags: int, stream_id: int, body: bytes, events: list[Event]) -> None:

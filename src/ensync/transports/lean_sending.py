@@ -62,7 +62,7 @@ class LeanSender:
         self.max_outbound_frame_size = MIN_FRAME_SIZE
         self._out: list[bytes] = []
         self._next_stream_id = 1
-        self._closed = False
+        self.is_closed = False
         self._out_window = DEFAULT_WINDOW
         self._initial_out_window = DEFAULT_WINDOW
         self._in_window: int = DEFAULT_WINDOW
@@ -100,7 +100,7 @@ class LeanSender:
         return self._next_stream_id
 
     def send_headers(self, stream_id: int, headers: Headers, end_stream: bool = False) -> None:
-        if self._closed:
+        if self.is_closed:
             raise ProtocolError("the server takes no more requests on this connection")
         if len(self.streams) >= self._max_streams:
             raise TooManyStreamsError(f"the server takes {self._max_streams} streams at a time")
