@@ -16,11 +16,17 @@ from urllib.parse import quote
 
 from ensync.cli.failures import FAILED, UNREACHABLE, WRONG_USE, CommandError
 
-__all__ = ["AdminClient", "admin_file", "announced", "running_engine"]
+__all__ = ["AdminClient", "NoEngineError", "admin_file", "announced", "running_engine"]
 
 _TIMEOUT = 10.0  # seconds
 # Loopback is never behind a proxy, whatever the environment says.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+# What other servers say to a path that means nothing to them, and a newer engine to an old token.
+_NOT_OURS = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+
+
+class NoEngineError(CommandError):
+    """At an admin URL there is no engine, or not the one that the URL is from."""
 
 
 class AdminClient:
@@ -32,14 +38,15 @@ class AdminClient:
 
     def __init__(self, url: str) -> None:
         if not url.startswith("http://127.0.0.1:"):
-            raise CommandError("the admin URL is not one that ensync serve has printed", WRONG_USE)
+            raise NoEngineError("the admin URL is not one that ensync serve has printed", WRONG_USE)
         self._url = url
 
     def ask(self, method: str, what: str, app_id: str = "", body: object = None) -> Any:
         """Makes one request and returns the answer.
 
         Raises:
-            CommandError: The engine is not there, or refuses.
+            NoEngineError: The engine is not there.
+            CommandError: It refuses.
         """
         request = urllib.request.Request(  # noqa: S310 - the scheme was checked
             f"{self._url}/{what}/{quote(app_id, safe='')}",
@@ -50,14 +57,25 @@ class AdminClient:
             with _OPENER.open(request, timeout=_TIMEOUT) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            # What is no use to the engine is no use here: as if the engine were in this process.
-            code = WRONG_USE if error.code == HTTPStatus.BAD_REQUEST else FAILED
             with error:
-                raise CommandError(_reason(error), code) from error
+                raise _refusal(error) from error
         except (OSError, HTTPException) as error:
-            raise CommandError(
+            raise NoEngineError(
                 "no engine answers at the admin URL: is ensync serve still running?", UNREACHABLE
             ) from error
+        except ValueError as error:
+            raise NoEngineError(
+                "what answers at the admin URL is no engine: is ensync serve still running?",
+                UNREACHABLE,
+            ) from error
+
+
+def _refusal(error: urllib.error.HTTPError) -> CommandError:
+    if error.code in _NOT_OURS:
+        return NoEngineError(_reason(error))
+    # What is no use to the engine is no use here: as if the engine were in this process.
+    code = WRONG_USE if error.code == HTTPStatus.BAD_REQUEST else FAILED
+    return CommandError(_reason(error), code)
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
@@ -79,13 +97,20 @@ def announced(data: Path | None, url: str) -> Generator[None]:
         yield
         return
     path = admin_file(data)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(url)
+    _write_whole(path, url)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    # Whoever reads it at this moment must not find it empty.
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    new.replace(path)
 
 
 def running_engine(data: Path) -> AdminClient | None:
@@ -93,10 +118,7 @@ def running_engine(data: Path) -> AdminClient | None:
     try:
         client = AdminClient(admin_file(data).read_text().strip())
         client.ask("GET", "apps")
-    except FileNotFoundError:
+    except (FileNotFoundError, UnicodeDecodeError, NoEngineError):
+        # A killed engine leaves its file behind, and its port to any other server.
         return None
-    except CommandError as error:
-        if error.exit_code == UNREACHABLE:
-            return None  # a file that a killed engine has left behind
-        raise
     return client
