@@ -36,6 +36,7 @@ __all__ = [
     "DONE",
     "LOST",
     "SUBSCRIBE",
+    "UNHEARD",
     "EngineLink",
     "Held",
     "ScriptedEngine",
@@ -44,6 +45,8 @@ __all__ = [
 
 DONE = Outcome(True)
 LOST = EnSyncConnectionError("the link was lost")
+UNHEARD = EnSyncConnectionError("refused unheard")
+"""A reply of an engine that has done nothing about the request."""
 
 # What an engine can be told not to answer: a kind of request, or one of these.
 Held: TypeAlias = "type[Request] | str"
@@ -162,7 +165,9 @@ class EngineLink(ScriptedLink):
         for call in list(self.calls):
             if call in self.calls and type(call.request) not in self.engine.held:
                 self.calls.remove(call)
-                call.on_reply(self._done(call.request))
+                reply = self._done(call.request)
+                call.sent = reply is not UNHEARD
+                call.on_reply(reply)
 
     def _done(self, request: Request) -> Outcome | EnSyncError:
         self.engine.requests.append(request)

@@ -346,6 +346,41 @@ def test_an_engine_that_goes_away_has_some_seconds() -> None:
     assert wired.transport.aborted
 
 
+@pytest.mark.parametrize("waiting", [50, 1000])
+def test_a_goaway_in_one_read_with_a_reply(waiting: int) -> None:
+    wired = Wired()
+    heard: list[bool] = []
+    for _ in range(100 + waiting):
+        wired.call(on_sent=heard.append)
+    wired.settle()
+    assert heard == [True] * 100
+    wired.answer(1)
+    wired.server.close_connection(last_stream_id=wired.last)
+    wired.to_client()
+    assert not wired.connection.lost
+    assert len(wired.results) == 1
+    going = [number for number in wired.requests if number > 1]
+    for number in going:
+        wired.protocol.data_received(reply_to(number))
+    answered = [each for each in wired.results if isinstance(each, PublishEventResponse)]
+    assert len(answered) == 100
+    assert len(wired.results) == 100 + waiting
+    assert heard == [True] * 100
+
+
+def reply_to(number: int) -> bytes:
+    """What h2 does not send any more after a GOAWAY of its own."""
+    server = Wired()
+    while number not in server.requests:
+        server.call()
+        server.settle()
+        if server.last < number:
+            server.answer(server.last)
+            server.settle()
+    server.answer(number)
+    return server.server.data_to_send()
+
+
 @BOTH
 @pytest.mark.parametrize(("code", "expected"), [(7, [True, False]), (8, [True])])
 def test_a_refused_stream_was_never_heard(lean: bool, code: int, expected: list[bool]) -> None:
