@@ -13,6 +13,7 @@ from grpclib.const import Status
 
 from ensync.proto.ensync import SubscribeRequest
 from ensync.scopes import background_tasks, until_cancelled
+from ensync.server.arriving import TLS_HANDSHAKE_TIMEOUT, Arriving
 from ensync.server.broker import Broker
 from ensync.server.grpc_call import CallFailed, GrpcCall
 from ensync.server.grpc_limits import GrpcLimits
@@ -91,13 +92,20 @@ class GrpcDoor:
         self._handlers = GrpcMethods(broker)
         self._streams = _event_streams(broker, hooks, options)
         self._server: Any = None
+        self._arriving = Arriving()
         self._is_closing = False
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         """Starts to accept connections."""
         if tls is not None:
             tls.set_alpn_protocols(["h2"])  # some gRPC clients insist on it
-        self._server = await self.side.create_server(self._make_connection, host, port, tls=tls)
+        self._server = await self.side.create_server(
+            self._make_connection,
+            host,
+            port,
+            tls=tls,
+            tls_handshake_timeout=TLS_HANDSHAKE_TIMEOUT,
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         self.side.spawn(self._watch_connections, name="gRPC door's watch")
 
@@ -107,7 +115,7 @@ class GrpcDoor:
         The broker is to be shut down first, which ends the subscriptions.
         """
         self._is_closing = True
-        await stop_accepting(self._server)
+        await stop_accepting(self._server, self._arriving)
         self._server.close()
         for connection in self.connections:
             connection.go_away()
@@ -144,6 +152,7 @@ class GrpcDoor:
     # Inside
 
     def _make_connection(self) -> GrpcConnection:
+        self._arriving.note()
         return GrpcConnection(self)
 
     async def _answer_or_fail(self, call: GrpcCall) -> None:

@@ -13,6 +13,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from ensync.address import ENDPOINT
+from ensync.server.arriving import TLS_HANDSHAKE_TIMEOUT, Arriving
 from ensync.server.broker import Broker
 from ensync.server.hooks import DoorHooks
 from ensync.server.stop_accepting import stop_accepting
@@ -63,6 +64,7 @@ class WebSocketDoor:
         self._hooks = hooks
         self._limits = limits
         self._server: Server | None = None
+        self._arriving = Arriving()
         self._sockets: WeakSet[ServerConnection] = WeakSet()
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
@@ -72,6 +74,7 @@ class WebSocketDoor:
             host,
             port,
             ssl=tls,
+            ssl_handshake_timeout=None if tls is None else TLS_HANDSHAKE_TIMEOUT,
             process_request=self._check_request,
             compression=None,
             open_timeout=self._limits.handshake_timeout,
@@ -81,7 +84,7 @@ class WebSocketDoor:
             max_queue=_MAX_QUEUED_FRAMES,
             write_limit=_WRITE_HIGH_WATER,
             logger=websocket_logger(),
-            create_connection=_entered_into(self._sockets),
+            create_connection=_entered_into(self._sockets, self._arriving),
         )
         self.port = next(iter(self._server.sockets)).getsockname()[1]
 
@@ -89,7 +92,7 @@ class WebSocketDoor:
         """Stops listening and closes all connections, in three seconds at the most."""
         if self._server is None:
             return
-        await stop_accepting(self._server)
+        await stop_accepting(self._server, self._arriving)
         for socket in list(self._sockets):
             if socket.state is State.CONNECTING:  # nothing is under way that could end well
                 abort(socket)
@@ -98,7 +101,8 @@ class WebSocketDoor:
             await self._server.wait_closed()
         for socket in list(self._sockets):
             abort(socket)
-        await self._server.wait_closed()
+        with anyio.move_on_after(_CLOSE_TIMEOUT):  # not for a loop that can't turn people away
+            await self._server.wait_closed()
 
     async def _serve(self, socket: ServerConnection) -> None:
         connection = WebSocketConnection(
@@ -118,10 +122,14 @@ class WebSocketDoor:
         return None
 
 
-def _entered_into(sockets: WeakSet[ServerConnection]) -> type[ServerConnection]:
+def _entered_into(sockets: WeakSet[ServerConnection], arriving: Arriving) -> type[ServerConnection]:
     """Makes connections that are known from the first moment, before any handshake."""
 
     class Entered(ServerConnection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            arriving.note()
+            super().__init__(*arguments, **options)
+
         def connection_made(self, transport: Any) -> None:
             sockets.add(self)
             super().connection_made(transport)

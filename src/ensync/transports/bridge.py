@@ -23,7 +23,13 @@ import anyio
 
 from ensync.errors import EnSyncGenericError
 
-__all__ = ["ASYNCIO_OF_ITS_OWN", "AsyncioSide", "being_cancelled", "open_asyncio_side"]
+__all__ = [
+    "ASYNCIO_OF_ITS_OWN",
+    "AsyncioSide",
+    "accepting_task",
+    "being_cancelled",
+    "open_asyncio_side",
+]
 
 # For anyio. Named, because trio-asyncio has its own loop made where none is, once it is imported.
 ASYNCIO_OF_ITS_OWN: dict[str, Any] = {"loop_factory": asyncio.SelectorEventLoop}
@@ -77,10 +83,14 @@ class AsyncioSide:
         port: int,
         *,
         tls: ssl.SSLContext | None,
+        tls_handshake_timeout: float | None = None,
     ) -> asyncio.Server:
         """Listens on a TCP port and hands each connection to a protocol. Asyncio side only."""
+        timeout = None if tls is None else tls_handshake_timeout
         with _told_to_callbacks():
-            return await self._loop.create_server(make_protocol, host, port, ssl=tls)
+            return await self._loop.create_server(
+                make_protocol, host, port, ssl=tls, ssl_handshake_timeout=timeout
+            )
 
     def call_soon(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """Calls a function in the next turn of the asyncio loop."""
@@ -293,6 +303,15 @@ def _on_trio() -> bool:
         return sniffio.current_async_library() == "trio"
     except sniffio.AsyncLibraryNotFoundError:
         return False
+
+
+def accepting_task() -> asyncio.Task[Any] | None:
+    """The task that accepts a connection, where its protocol is made. Asyncio side only.
+
+    It goes on until TLS is established; cancelled, it closes the connection. None with loops
+    that have no such task: those of uvloop, and of asyncio on Windows.
+    """
+    return asyncio.current_task()
 
 
 def being_cancelled() -> bool:

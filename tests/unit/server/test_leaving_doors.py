@@ -10,7 +10,9 @@ import anyio.lowlevel
 import pytest
 
 import ensync
+from ensync.server.arriving import Arriving
 from ensync.server.local import LocalEngine
+from ensync.server.stop_accepting import stop_accepting
 from ensync.testing import RestartableEngine
 
 pytestmark = [pytest.mark.anyio, pytest.mark.all_loops]
@@ -78,3 +80,22 @@ async def test_what_is_asked_of_an_engine_that_stops_is_done_by_the_next(door: s
 async def restart_when_asked(engine: RestartableEngine) -> None:
     await engine.faults.wait_calls("subscribe", 1)
     await engine.restart()
+
+
+class WithoutReaders:
+    """A server on a loop like that of asyncio on Windows."""
+
+    def __init__(self) -> None:
+        self.sockets = [socket.socket()]
+
+    def get_loop(self) -> WithoutReaders:
+        return self
+
+    def remove_reader(self, _file: int) -> None:
+        raise NotImplementedError
+
+
+async def test_a_loop_without_readers_can_be_left_too() -> None:
+    server = WithoutReaders()
+    with closing(server.sockets[0]):
+        await stop_accepting(server, Arriving())
