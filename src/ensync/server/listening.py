@@ -13,6 +13,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.stapled import MultiListener
 
 from ensync.errors import EnSyncGenericError
+from ensync.server.steady_listener import SteadyListener
 
 __all__ = ["CannotListenError", "Purpose", "cannot_listen", "host_in_url", "listen", "port_of"]
 
@@ -40,7 +41,7 @@ class CannotListenError(EnSyncGenericError):
         self.port_is_to_blame = error.errno in _ABOUT_THE_PORT
 
 
-async def listen(purpose: Purpose, host: str, port: int) -> MultiListener[SocketStream]:
+async def listen(purpose: Purpose, host: str, port: int) -> SteadyListener:
     """Listens on every address that a host has.
 
     Args:
@@ -52,7 +53,7 @@ async def listen(purpose: Purpose, host: str, port: int) -> MultiListener[Socket
         CannotListenError: The host or the port can't be had.
     """
     with cannot_listen(purpose, host, port):
-        return await anyio.create_tcp_listener(local_host=host, local_port=port)
+        return SteadyListener([await anyio.create_tcp_listener(local_host=host, local_port=port)])
 
 
 def port_of(listener: MultiListener[SocketStream]) -> int:
