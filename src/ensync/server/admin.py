@@ -53,9 +53,10 @@ class AdminEndpoint:
         action = _ACTIONS.get((request.method, what))
         if action is None:
             raise HttpError(HTTPStatus.NOT_FOUND, "there is no such request")
+        body = await request.body.read()
         try:
             with store_failures_told():
-                return await action(self._engine, unquote(app_id), request.body)
+                return await action(self._engine, unquote(app_id), body)
         except EnSyncValidationError as error:
             raise HttpError(HTTPStatus.BAD_REQUEST, str(error)) from error
 

@@ -17,14 +17,15 @@ class Gate:
     """Lets in those who have the link that was printed.
 
     Args:
-        host: What is listened on. It is accepted as the name that a request is for.
+        host: What is listened on. It is accepted as the name that a request is for. None: any
+            name is, as with TLS, where the browser has compared it with the certificate.
         what_to_do: Advice to whoever has no token, or a wrong one.
 
     Attributes:
         token: What has to be known. It is a secret, and new at every start.
     """
 
-    def __init__(self, host: str, what_to_do: str) -> None:
+    def __init__(self, host: str | None, what_to_do: str) -> None:
         self.token = secrets.token_urlsafe(24)
         self._host = host
         self._what_to_do = what_to_do
@@ -38,7 +39,8 @@ class Gate:
         Raises:
             HttpError: It is not let in.
         """
-        self._check_host(request.headers.get("host", ""))
+        if self._host is not None:
+            _check_host(request.headers.get("host", ""), self._host)
         token, *rest = request.path.partition("?")[0].removeprefix("/").split("/")
         if not token:
             raise HttpError(HTTPStatus.FORBIDDEN, f"the token is missing: {self._what_to_do}")
@@ -47,17 +49,18 @@ class Gate:
             raise HttpError(HTTPStatus.FORBIDDEN, f"wrong token: {self._what_to_do}")
         return rest
 
-    def _check_host(self, header: str) -> None:
-        # A name that somebody else has pointed here would make a page of theirs one of our
-        # own to the browser. With an address nobody can do that.
-        try:
-            name = urlsplit(f"//{header}").hostname or ""
-        except ValueError:
-            name = ""
-        if name not in ("localhost", self._host.lower()) and not _is_address(name):
-            raise HttpError(
-                HTTPStatus.FORBIDDEN, "the Host header must be an address, or the engine's host"
-            )
+
+def _check_host(header: str, host: str) -> None:
+    # A name that somebody else has pointed here would make a page of theirs one of our
+    # own to the browser. With an address nobody can do that.
+    try:
+        name = urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        name = ""
+    if name not in ("localhost", host.lower()) and not _is_address(name):
+        raise HttpError(
+            HTTPStatus.FORBIDDEN, "the Host header must be an address, or the engine's host"
+        )
 
 
 def _is_address(name: str) -> bool:

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 import ensync
 from ensync.server.admin import AdminEndpoint, open_admin
-from ensync.server.http import Handler, HttpRequest, serve_http
-from ensync.server.listening import CannotListenError, listen, port_of
+from ensync.server.http import HttpRequest
+from ensync.server.listening import CannotListenError
 from ensync.server.local import LocalEngine
 from tests.unit.server.brokers import FullDisk
 from tests.unit.server.http_client import talk
+from tests.unit.server.http_serving import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -130,28 +131,32 @@ async def test_what_is_wrong_is_refused(
         (b"GET /\r\n\r\n", 400),
         (b"GET " + b"x" * 20_000, 400),
         (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n{}", 400),
-        (b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{]", 400),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nContent-Length: 999999999999\r\n\r\n", 413),
+        (b"POST / HTTP/1.1\r\nContent-Length: 999999999\r\n\r\n", 413),
+        (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 400),
     ],
 )
-async def test_what_is_not_a_request_is_answered_too(sent: bytes, code: int) -> None:
+async def test_what_is_not_a_request_is_answered_too(
+    sent: bytes, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running() as (_, admin):
         port = urlsplit(admin.url).port
         assert port is not None
         answer = await talk(port, sent)
         assert answer.startswith(f"HTTP/1.1 {code} ".encode())
         assert (await ask(admin, "GET", "apps"))[0] == 200
+    assert caplog.records == []
 
 
-@asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[int]:
-    listener = await listen("the page", "127.0.0.1", 0)
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(serve_http, listener, handler)
-        yield port_of(listener)
-        tasks.cancel_scope.cancel()
+@pytest.mark.parametrize(
+    ("length", "body"), [(5, "{}"), (2, "{]"), (3, "NaN]"), (1000, "[" * 1000)]
+)
+async def test_a_body_that_is_no_json_is_refused(length: int, body: str) -> None:
+    async with running() as (_, admin):
+        parts = urlsplit(admin.url)
+        head = f"POST {parts.path}/apps HTTP/1.1\r\n{HOST}Content-Length: {length}\r\n\r\n"
+        assert parts.port is not None
+        assert (await talk(parts.port, f"{head}{body}".encode())).startswith(b"HTTP/1.1 400 ")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
@@ -166,11 +171,12 @@ async def test_no_bytes_end_it(sent: bytes) -> None:
     assert last.endswith(b'"fine"')
 
 
+@pytest.mark.parametrize("error", [RuntimeError("inside"), OSError("inside"), anyio.EndOfStream()])
 async def test_a_failure_inside_is_logged_and_ends_nothing(
-    caplog: pytest.LogCaptureFixture,
+    error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(_request: HttpRequest) -> object:
-        raise RuntimeError("inside")
+        raise error
 
     async with serving(fail) as port:
         for _ in range(2):

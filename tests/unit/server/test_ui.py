@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -14,7 +13,6 @@ from urllib.parse import urlsplit
 
 import anyio
 import pytest
-import trustme
 
 import ensync
 from ensync.server.admin import open_admin
@@ -23,6 +21,7 @@ from ensync.server.local import LocalEngine
 from ensync.server.ui import Page, open_page
 from tests.unit.server.brokers import FullDisk
 from tests.unit.server.http_client import talk
+from tests.unit.server.http_serving import tls_ends
 
 pytestmark = pytest.mark.anyio
 
@@ -248,23 +247,33 @@ async def test_a_store_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> N
 async def test_with_tls_what_is_no_tls_is_closed_and_ends_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    authority = trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)  # pyright: ignore[reportUnknownMemberType]
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)  # pyright: ignore[reportUnknownMemberType]
-    async with LocalEngine() as engine, open_page(engine, tls=context) as page:
+    ends = tls_ends()
+    async with LocalEngine() as engine, open_page(engine, tls=ends.server) as page:
         assert page.url.startswith("https://127.0.0.1:")
         port = urlsplit(page.url).port
         assert port is not None
         assert b"HTTP/1.1" not in await talk(port, b"GET / HTTP/1.1\r\n\r\n")
         stream = await anyio.connect_tcp(
-            "127.0.0.1", port, ssl_context=trusting, tls_standard_compatible=False
+            "127.0.0.1", port, ssl_context=ends.client, tls_standard_compatible=False
         )
         async with stream:
             await stream.send(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             assert (await stream.receive()).startswith(b"HTTP/1.1 403 ")
     assert caplog.records == []
+
+
+async def test_with_tls_any_name_will_do_as_the_certificate_is_for_it() -> None:
+    ends = tls_ends()
+    async with LocalEngine() as engine, open_page(engine, host="0.0.0.0", tls=ends.server) as page:
+        parts = urlsplit(page.url)
+        assert parts.port is not None
+        stream = await anyio.connect_tcp(
+            "127.0.0.1", parts.port, ssl_context=ends.client, tls_standard_compatible=False
+        )
+        async with stream:
+            head = f"GET {parts.path}state HTTP/1.1\r\nHost: engine.example.org:{parts.port}"
+            await stream.send(f"{head}\r\n\r\n".encode())
+            assert (await stream.receive()).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_no_log_tells_the_token(caplog: pytest.LogCaptureFixture) -> None:

@@ -36,6 +36,7 @@ _FILES = {
     "page.css": ("page.css", "text/css; charset=utf-8"),
     "page.js": ("page.js", "text/javascript; charset=utf-8"),
 }
+_HANDSHAKE_LIMIT = 10.0  # seconds
 _PLAIN = "text/plain; charset=utf-8"
 _HEADERS = {
     "Content-Security-Policy": (
@@ -112,8 +113,8 @@ async def open_page(
     """
     view = View(engine, anyio.current_time)
     sockets = await listen("the page", host, port)
-    gate = Gate(host, "open the link that was printed when the engine was started")
-    scheme = "http" if tls is None else "https"
+    scheme, own_name = ("http", host) if tls is None else ("https", None)
+    gate = Gate(own_name, "open the link that was printed when the engine was started")
     url = f"{scheme}://{host_in_url(host)}:{port_of(sockets)}/{gate.token}/"
     page = Page(view, gate, url)
     async with _with_tls(sockets, tls) as listener, background_tasks() as tasks:
@@ -139,7 +140,9 @@ class _PageTlsListener(TLSListener):
 def _with_tls(listener: Listener[ByteStream], tls: ssl.SSLContext | None) -> Listener[ByteStream]:
     if tls is None:
         return listener
-    return _PageTlsListener(listener, tls, standard_compatible=False)
+    return _PageTlsListener(
+        listener, tls, standard_compatible=False, handshake_timeout=_HANDSHAKE_LIMIT
+    )
 
 
 async def _sample(view: View) -> None:
