@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import signal
 import ssl
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
-import anyio
 import typer
 
 from ensync.address import is_loopback
 from ensync.cli.admin_client import announced
+from ensync.cli.ending import asked_to_end
 from ensync.cli.failures import WRONG_USE, CommandError
 from ensync.cli.output import note, print_env, print_json
 from ensync.cli.quantities import duration, size
@@ -29,7 +28,6 @@ from ensync.server.ui import open_page
 __all__ = ["serve_command"]
 
 FIRST_APP = "first-app"
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
@@ -181,16 +179,14 @@ async def _serve(
     engine: LocalEngine, data: Path | None, page: PageOptions | None, *, as_json: bool
 ) -> None:
     # Watched for from the first: a signal during the start must not leave a half-made file.
-    with anyio.open_signal_receiver(*ENDING_SIGNALS) as signals:
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(engine)
-            admin = await stack.enter_async_context(open_admin(engine))
-            page_url = None if page is None else await _open_page(stack, engine, page)
-            stack.enter_context(announced(data, admin.url))
-            app = None if engine.apps.list() else engine.create_app(FIRST_APP)
-            _print_how_to_connect(Serving(engine, admin.url, page_url, app), as_json=as_json)
-            ending = await anext(aiter(signals))
-            note(f"{signal.Signals(ending).name}: ending")
+    async with asked_to_end() as ending, AsyncExitStack() as stack:
+        await stack.enter_async_context(engine)
+        admin = await stack.enter_async_context(open_admin(engine))
+        page_url = None if page is None else await _open_page(stack, engine, page)
+        stack.enter_context(announced(data, admin.url))
+        app = None if engine.apps.list() else engine.create_app(FIRST_APP)
+        _print_how_to_connect(Serving(engine, admin.url, page_url, app), as_json=as_json)
+        await ending.wait()
     note("ended")
 
 

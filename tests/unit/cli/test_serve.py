@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import pytest
 import trustme
 
-from tests.unit.cli.command import run_command, started_command, stop
+from tests.unit.cli.command import SOURCE, run_command, started_command, stop
 from tests.unit.cli.served import ANY_PORT, served
 
 # Doors take two seconds at most to close; the rest is for a slow machine.
@@ -56,6 +57,35 @@ def test_a_signal_ends_it_with_clients_connected(by: signal.Signals) -> None:
         assert "reconnecting" in subscriber.stderr.readline()
         stop(subscriber)
         assert subscriber.returncode == 0
+
+
+ENDLESS_CLOSING = """
+from ensync.scopes import until_cancelled
+from ensync.server.grpc import GrpcDoor
+
+async def aclose(door):
+    await until_cancelled()
+
+GrpcDoor.aclose = aclose
+"""
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_does_not_wait(
+    tmp_path: Path, first: signal.Signals, second: signal.Signals
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(ENDLESS_CLOSING)
+    path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{SOURCE}"}
+    with started_command("serve", *ANY_PORT, "--json", variables=path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.send_signal(first)
+        assert process.stderr.readline() == f"{first.name}: ending\n"
+        _, told = stop(process, second)
+    assert process.returncode == 130
+    assert told == f"error: {second.name}: not waiting for the end any longer\n"
 
 
 def test_a_subscriber_finds_an_engine_that_is_back() -> None:
