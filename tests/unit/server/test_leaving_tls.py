@@ -9,9 +9,9 @@ from contextlib import closing
 import anyio
 import anyio.lowlevel
 import pytest
-import trustme
 
 from ensync.server.local import LocalEngine
+from tests.unit.server.http_serving import tls_ends
 
 # Not with uvloop, which does not tell who is about to establish TLS.
 pytestmark = pytest.mark.anyio
@@ -23,9 +23,7 @@ HELLO = b"\x16\x03\x01\x02\x00\x01\x00"  # how it begins
 
 @pytest.fixture(scope="module")
 def serving() -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-    return context
+    return tls_ends().server
 
 
 @pytest.mark.parametrize("says", [b"", HELLO], ids=["nothing", "half a hello"])

@@ -184,15 +184,19 @@ async def test_while_nothing_can_be_written_all_is_refused_and_nothing_half_done
     assert await states(data, idems) == [*done, *[EventState.OPEN] * 4]
 
 
-@pytest.mark.parametrize(
-    "second",
-    [
-        lambda broker, client, event: broker.ack(client, event.idem, event.block),
-        lambda broker, client, event: broker.discard(client, event.idem),
-        lambda broker, client, event: broker.defer(client, event.idem, 60_000),
-    ],
-    ids=["ack", "discard", "defer"],
-)
+async def ack(broker: Broker, client: str, event: StoredEvent) -> None:
+    await broker.ack(client, event.idem, event.block)
+
+
+async def discard(broker: Broker, client: str, event: StoredEvent) -> None:
+    await broker.discard(client, event.idem)
+
+
+async def defer(broker: Broker, client: str, event: StoredEvent) -> None:
+    await broker.defer(client, event.idem, 60_000)
+
+
+@pytest.mark.parametrize("second", [ack, discard, defer])
 async def test_what_two_could_not_settle_at_once_is_given_to_the_next(
     data: Path, second: Callable[[Broker, str, StoredEvent], Awaitable[object]]
 ) -> None:
