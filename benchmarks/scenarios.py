@@ -235,7 +235,9 @@ def _subscriptions_section() -> Section:
 
 def _consume_by_many(busy: int, total: int, idle: int = 0) -> MakeJob:
     def make_job(engine: Engine) -> Job:
-        counts = [total // busy] * busy + [0] * idle
+        # Idle ones first: the first stream may carry all, so it is not held but paused, and the
+        # neutral server does not pause.
+        counts = [0] * idle + [total // busy] * busy
         streams = tuple(engine.stream(count, group="all") for count in counts)
         return engine.job("consume", streams=streams, start_name=engine.start_name("all"))
 
