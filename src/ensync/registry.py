@@ -109,6 +109,7 @@ class SubscriptionRegistry:
         self._broken: deque[_Broken] = deque()
         self._something_broke = anyio.Event()
         self._orphans: list[Stream] = []
+        self._doubtful: set[Subscriber] = set()
         self.unsolicited = 0
 
     @property
@@ -119,6 +120,7 @@ class SubscriptionRegistry:
         """The connection is gone, and every stream with it."""
         self._broken.clear()
         self._orphans.clear()
+        self._doubtful.clear()
         for subscriber in self._subscribers.values():
             subscriber.detached()
 
@@ -183,6 +185,7 @@ class SubscriptionRegistry:
         return self._subscribers.get(subscriber.event_name) is subscriber
 
     def _forget(self, subscriber: Subscriber) -> None:
+        self._doubtful.discard(subscriber)
         if self._has(subscriber):
             del self._subscribers[subscriber.event_name]
             self._decisions.pop(subscriber.event_name, None)
@@ -225,9 +228,10 @@ class SubscriptionRegistry:
 
         with anyio.CancelScope(deadline=deadline):
             async with self._one_at_a_time(name):
-                if not self._has(subscriber) or subscriber.is_attached:
+                if not self._has(subscriber) or self._is_served(subscriber):
                     # Left meanwhile: the name may be another's. Or repaired twice at once.
                     return
+                self._doubtful.discard(subscriber)
                 stream = await self._session.side.run(
                     connection.live_link.subscribe, name, on_delivery, on_end
                 )
@@ -235,7 +239,7 @@ class SubscriptionRegistry:
                     subscriber.attached(connection, stream)
                     self._registered(connection, name)
                     for ended in ended_before:
-                        self._stream_ended(connection, subscriber, ended)
+                        self._ended_at_once(connection, subscriber, ended)
                 else:
                     await self._take_back(connection, subscriber, stream, deadline)
             return
@@ -282,6 +286,22 @@ class SubscriptionRegistry:
             )
             return
         subscriber.deliver(delivery)
+
+    def _is_served(self, subscriber: Subscriber) -> bool:
+        return subscriber.is_attached and subscriber not in self._doubtful
+
+    def _ended_at_once(
+        self, connection: Connection, subscriber: Subscriber, ended: StreamEnded
+    ) -> None:
+        is_first = subscriber.event_name == connection.first_stream
+        may_be_shared = not is_first and connection.multiplexing is None
+        if not may_be_shared or ended.reason is not StreamEnd.FINISHED:
+            self._stream_ended(connection, subscriber, ended)
+            return
+        # It may be registered, and its events come on the first stream; or it is not.
+        self._doubtful.add(subscriber)
+        self._broken.append(_Broken(subscriber, ended.error))
+        self._something_broke.set()
 
     def _stream_ended(
         self, connection: Connection, subscriber: Subscriber, ended: StreamEnded
