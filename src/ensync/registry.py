@@ -109,7 +109,6 @@ class SubscriptionRegistry:
         self._broken: deque[_Broken] = deque()
         self._something_broke = anyio.Event()
         self._orphans: list[Stream] = []
-        self._doubtful: set[Subscriber] = set()
         self.unsolicited = 0
 
     @property
@@ -120,7 +119,6 @@ class SubscriptionRegistry:
         """The connection is gone, and every stream with it."""
         self._broken.clear()
         self._orphans.clear()
-        self._doubtful.clear()
         for subscriber in self._subscribers.values():
             subscriber.detached()
 
@@ -185,7 +183,6 @@ class SubscriptionRegistry:
         return self._subscribers.get(subscriber.event_name) is subscriber
 
     def _forget(self, subscriber: Subscriber) -> None:
-        self._doubtful.discard(subscriber)
         if self._has(subscriber):
             del self._subscribers[subscriber.event_name]
             self._decisions.pop(subscriber.event_name, None)
@@ -215,31 +212,23 @@ class SubscriptionRegistry:
         name = subscriber.event_name
         if connection.first_stream is None:
             connection.first_stream = name
-        ended_before: list[StreamEnded] = []
 
         def on_delivery(delivery: Delivery) -> None:
             self._route(connection, name, delivery)
 
         def on_end(ended: StreamEnded) -> None:
-            if subscriber.is_attached:
-                self._stream_ended(connection, subscriber, ended)
-            else:
-                ended_before.append(ended)
+            self._stream_ended(connection, subscriber, ended)
 
         with anyio.CancelScope(deadline=deadline):
             async with self._one_at_a_time(name):
-                if not self._has(subscriber) or self._is_served(subscriber):
-                    # Left meanwhile: the name may be another's. Or repaired twice at once.
-                    return
-                self._doubtful.discard(subscriber)
+                if not self._has(subscriber):
+                    return  # left meanwhile; the name may be another's, to be left alone
                 stream = await self._session.side.run(
                     connection.live_link.subscribe, name, on_delivery, on_end
                 )
                 if self._has(subscriber):
                     subscriber.attached(connection, stream)
                     self._registered(connection, name)
-                    for ended in ended_before:
-                        self._ended_at_once(connection, subscriber, ended)
                 else:
                     await self._take_back(connection, subscriber, stream, deadline)
             return
@@ -286,22 +275,6 @@ class SubscriptionRegistry:
             )
             return
         subscriber.deliver(delivery)
-
-    def _is_served(self, subscriber: Subscriber) -> bool:
-        return subscriber.is_attached and subscriber not in self._doubtful
-
-    def _ended_at_once(
-        self, connection: Connection, subscriber: Subscriber, ended: StreamEnded
-    ) -> None:
-        is_first = subscriber.event_name == connection.first_stream
-        may_be_shared = not is_first and connection.multiplexing is None
-        if not may_be_shared or ended.reason is not StreamEnd.FINISHED:
-            self._stream_ended(connection, subscriber, ended)
-            return
-        # It may be registered, and its events come on the first stream; or it is not.
-        self._doubtful.add(subscriber)
-        self._broken.append(_Broken(subscriber, ended.error))
-        self._something_broke.set()
 
     def _stream_ended(
         self, connection: Connection, subscriber: Subscriber, ended: StreamEnded
