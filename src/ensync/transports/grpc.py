@@ -99,12 +99,21 @@ class GrpcTransport(Transport):
         self._connections.append(connection)
         return connection
 
-    async def connection_for_stream(self) -> GrpcConnection:
-        """A connection with room for one more subscription.
+    async def connection_for_stream(self, shared: GrpcConnection) -> GrpcConnection:
+        """A connection with room for one more subscription of a link.
 
         The first connection keeps half of its streams for calls.
+
+        Args:
+            shared: The connection that carries the link.
+
+        Raises:
+            EnSyncConnectionError: That connection is lost, and with it the link: nothing
+                is opened for it any more.
         """
         async with self._connecting:
+            if shared.error is not None:
+                raise shared.error
             for number, connection in enumerate(self._taking_more()):
                 limit = connection.stream_limit
                 if connection.subscriptions < (limit if number else limit // 2):
@@ -164,7 +173,7 @@ class GrpcLink(Link):
     async def subscribe(
         self, event_name: str, on_delivery: DeliveryCallback, on_end: EndCallback
     ) -> Stream:
-        connection = await self._transport.connection_for_stream()
+        connection = await self._transport.connection_for_stream(self._connection)
         self._carried_by(connection)
         stream = GrpcStream(self, connection, event_name, on_delivery, on_end)
         self._streams.add(stream)
