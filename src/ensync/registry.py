@@ -321,13 +321,18 @@ class SubscriptionRegistry:
         name, now = subscriber.event_name, anyio.current_time
         decisions = self._decisions.setdefault(name, self._new_decisions())
         decision: Decision = TryAfter(0) if error is None else decisions.lost(error, now())
+        registered = False
         while self._has(subscriber):
             if isinstance(decision, GiveUp):
                 self._give_up(subscriber, decision.error)
                 return
             await anyio.sleep(decision.delay)
             try:
-                await self._subscribe_again(connection, subscriber)
+                if not registered:
+                    await self._subscribe_again(connection, subscriber)
+                    registered = True
+                # Should this fail, it alone is tried again: the registration is good.
+                await subscriber.restore_pause()
             except EnSyncError as failure:
                 if connection.is_lost:
                     return
@@ -344,7 +349,6 @@ class SubscriptionRegistry:
     async def _subscribe_again(self, connection: Connection, subscriber: Subscriber) -> None:
         deadline = anyio.current_time() + self._session.settings.request_timeout
         await self._subscribe(connection, subscriber, deadline)
-        await subscriber.restore_pause()
 
 
 async def _wait_to_retry(

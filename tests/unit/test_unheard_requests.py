@@ -9,10 +9,10 @@ import pytest
 
 from ensync.connection import ClientState
 from ensync.crypto import SecretKey
-from ensync.errors import EnSyncPublishError
+from ensync.errors import EnSyncPublishError, EnSyncTimeoutError
 from ensync.transports.base import Continue, Heartbeat, Pause, Publish
 from tests.unit.scripted_link import UNHEARD
-from tests.unit.scripted_program import BACK_OFF, HEARTBEAT, Program
+from tests.unit.scripted_program import BACK_OFF, HEARTBEAT, KEPT, Program
 
 pytestmark = [pytest.mark.anyio, pytest.mark.mock_clock]
 
@@ -53,6 +53,19 @@ async def test_an_unheard_heartbeat_is_a_sign_of_life(program: Program) -> None:
     await anyio.sleep(3 * HEARTBEAT)
     assert program.session.state is ClientState.CONNECTED
     assert len(program.engine.links) == 1
+
+
+async def test_a_pause_that_can_not_be_restored_is_no_reason_to_register_again(
+    program: Program,
+) -> None:
+    program.engine.replies[Pause].extend([EnSyncTimeoutError("late")] * 2)
+    program.engine.lose()
+    await anyio.sleep(BACK_OFF + 1)
+    link = program.engine.link
+    stream = link.streams[KEPT]
+    await anyio.sleep(2 * BACK_OFF)
+    assert link.streams[KEPT] is stream
+    assert link.paused == {KEPT}
 
 
 async def test_of_a_pause_that_was_given_up_nothing_is_left(program: Program) -> None:
