@@ -25,10 +25,10 @@ from hyperframe.frame import GoAwayFrame
 
 from ensync.server.grpc_call import GrpcCall
 from ensync.server.grpc_limits import GrpcLimits
-from ensync.server.header_blocks import RememberingDecoder, RememberingEncoder
 from ensync.server.hooks import DoorConnection
 from ensync.transports.bridge import AsyncioSide
 from ensync.transports.corked import CorkedTransport
+from ensync.transports.header_blocks import RememberingDecoder, RememberingEncoder
 
 __all__ = ["GrpcConnection"]
 

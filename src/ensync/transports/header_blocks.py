@@ -1,81 +1,123 @@
-"""Header blocks (RFC 7541), written and read at the cost of a dictionary's look-up.
+"""Header blocks (RFC 7541), coded once for as long as the header table stays as it is.
 
-HPACK makes each block depend on all that came before. Not so here, as far as the
-peers go along:
-
-- What is written does not use the dynamic table, so that a block depends on its
-  headers alone and is put together once for each distinct list of them.
-- A header table of size 0 is announced. Once the server's table has that size, its
-  blocks depend on nothing before them, and one that was seen before is looked up.
-  A server that keeps its table is understood all the same.
+HPACK makes each block depend on all that came before, by way of a table that both
+ends keep. A gRPC connection knows few different lists of headers, though: once each
+has been sent, they stand in the table, which then stays as it is, and a block says
+nothing new. From there on it costs a dictionary's look-up, and a few bytes.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import hpack
 from h2.exceptions import DenialOfServiceError, ProtocolError
+from hpack.table import HeaderTable
 
-__all__ = ["INVALID_LENGTH", "NO_LENGTH", "BlockReader", "BlockWriter", "HeaderBlock", "Headers"]
+__all__ = [
+    "INVALID_LENGTH",
+    "NO_LENGTH",
+    "BlockReader",
+    "HeaderBlock",
+    "Headers",
+    "RememberingDecoder",
+    "RememberingEncoder",
+]
 
 Headers: TypeAlias = list[tuple[str, str]]
 
-DEFAULT_TABLE_SIZE = 4096
+K = TypeVar("K")
+V = TypeVar("V")
+
 _MAX_LIST_SIZE = 65_536
-_REMEMBERED_BLOCKS = 256
-_REMEMBERED_SIZE = 1024  # bytes; longer blocks are rare, and not kept
-_SHRINK_TABLE = b"\x20"  # a dynamic table size update to 0 (RFC 7541, 6.3)
-_SIZE_UPDATE = 0b001
+
+# Few are needed; more are the peer's doing, and must not fill the memory.
+_MOST_BLOCKS = 256
+_LONGEST_BLOCK = 1024
 
 NO_LENGTH, INVALID_LENGTH = -1, -2
 
 
-class BlockWriter:
-    """Writes literals without indexing and without the Huffman code (RFC 7541, 6.2.2)."""
+class _Memory(Generic[K, V]):
+    """What was coded with a table as it is now, and left it so."""
+
+    def __init__(self, table: HeaderTable) -> None:
+        self._table = table
+        self._known: dict[K, V] = {}
+        self._newest: object = None
+        self._shape = (0, table.maxsize)
+        self.get = self._known.get
+
+    def keep(self, key: K, value: V, size: int) -> None:
+        """Told of each block that was coded, right after it was."""
+        entries = self._table.dynamic_entries
+        # Every entry comes in at the front; which one it is tells equal ones apart.
+        newest = entries[0] if entries else None
+        shape = (len(entries), self._table.maxsize)
+        if newest is not self._newest or shape != self._shape:
+            self._newest, self._shape = newest, shape
+            self._known.clear()
+        elif size <= _LONGEST_BLOCK:
+            if len(self._known) >= _MOST_BLOCKS:
+                self._known.clear()
+            self._known[key] = value
+
+    def clear(self) -> None:
+        self._known.clear()
+
+
+class RememberingEncoder(hpack.Encoder):
+    """Writes header blocks."""
 
     def __init__(self) -> None:
-        self._remembered: dict[tuple[tuple[str, str], ...], bytes] = {}
-        self._table_size = DEFAULT_TABLE_SIZE
-        self._table_update = b""
+        super().__init__()
+        self._memory = _Memory[Any, bytes](self.header_table)
+
+    @property
+    def header_table_size(self) -> int:
+        """The size of the table in bytes."""
+        return self.header_table.maxsize
+
+    @header_table_size.setter
+    def header_table_size(self, value: int) -> None:
+        # hpack, told the same size again, forgets that the peer has not been told of it yet.
+        if value != self.header_table.maxsize:
+            hpack.Encoder.header_table_size.fset(self, value)  # type: ignore[attr-defined]
 
     def limit_table(self, size: int) -> None:
-        """The server allows a dynamic table of so many bytes."""
-        # It is never used, but must be said to shrink when it is larger than allowed.
-        if size < self._table_size:
-            self._table_size = 0
-            self._table_update = _SHRINK_TABLE
+        """The peer keeps a table of at most so many bytes; it is not made larger than it is."""
+        self.header_table_size = min(size, self.header_table_size)
 
-    def write(self, headers: Headers) -> bytes:
-        """The block for a list of headers in ASCII."""
-        key = tuple(headers)
-        block = self._remembered.get(key) or self._encode(key)
-        if self._table_update:
-            block, self._table_update = self._table_update + block, b""
-        return block
-
-    def _encode(self, headers: tuple[tuple[str, str], ...]) -> bytes:
-        block = b"".join(_literal(name, value) for name, value in headers)
-        if len(self._remembered) >= _REMEMBERED_BLOCKS:
-            self._remembered.clear()
-        self._remembered[headers] = block
+    def encode(self, headers: Any, huffman: bool = True) -> bytes:
+        """Writes a header block."""
+        if self.header_table.resized:
+            # This one has to tell of it.
+            self._memory.clear()
+            return super().encode(headers, huffman)
+        key = (tuple(headers), huffman)
+        block = self._memory.get(key)
+        if block is None:
+            block = super().encode(headers, huffman)
+            self._memory.keep(key, block, len(block))
         return block
 
 
-def _literal(name: str, value: str) -> bytes:
-    return b"\0" + _string(name.encode("ascii")) + _string(value.encode("ascii"))
+class RememberingDecoder(hpack.Decoder):
+    """Reads header blocks."""
 
+    def __init__(self, max_header_list_size: int) -> None:
+        super().__init__(max_header_list_size)
+        self._memory = _Memory[Any, list[Any]](self.header_table)
 
-def _string(text: bytes) -> bytes:
-    size, prefix = len(text), 127
-    if size < prefix:
-        return bytes((size,)) + text
-    out, size = bytearray((prefix,)), size - prefix
-    while size > prefix:
-        out.append(size & 127 | 128)
-        size >>= 7
-    out.append(size)
-    return bytes(out) + text
+    def decode(self, data: bytes, raw: bool = False) -> Iterable[Any]:
+        """Reads a header block."""
+        key = (data, raw)
+        known = self._memory.get(key)
+        if known is None:
+            known = list(super().decode(data, raw))
+            self._memory.keep(key, known, len(data))
+        return list(known)
 
 
 class HeaderBlock(NamedTuple):
@@ -91,8 +133,7 @@ class BlockReader:
 
     def __init__(self) -> None:
         self._decoder = hpack.Decoder(max_header_list_size=_MAX_LIST_SIZE)
-        self._remembered: dict[bytes, HeaderBlock] = {}
-        self._is_stateless = False
+        self._memory = _Memory[bytes, HeaderBlock](self._decoder.header_table)
 
     def read(self, block: bytes) -> HeaderBlock:
         """Reads one block.
@@ -100,12 +141,10 @@ class BlockReader:
         Raises:
             ProtocolError: It can't be read, or holds too much.
         """
-        if not self._is_stateless:
-            return self._decode(block)
-        known = self._remembered.get(block)
+        known = self._memory.get(block)
         if known is None:
             known = self._decode(block)
-            self._remember(block, known)
+            self._memory.keep(block, known, len(block))
         return known
 
     def _decode(self, block: bytes) -> HeaderBlock:
@@ -116,18 +155,7 @@ class BlockReader:
             raise DenialOfServiceError(f"oversized header block: {error}") from error
         except (hpack.HPACKError, UnicodeDecodeError) as error:
             raise ProtocolError(f"a header block that can't be read: {error}") from error
-        self._is_stateless = self._decoder.header_table_size == 0
         return HeaderBlock(headers, _is_informational(headers), _promised_length(headers))
-
-    def _remember(self, block: bytes, read: HeaderBlock) -> None:
-        # A change of the table's size must be seen each time. A block without one says
-        # nothing about the table, while there is none.
-        changes_table = block[:1] and block[0] >> 5 == _SIZE_UPDATE
-        if changes_table or len(block) > _REMEMBERED_SIZE:
-            return
-        if len(self._remembered) >= _REMEMBERED_BLOCKS:
-            self._remembered.clear()
-        self._remembered[block] = read
 
 
 def _is_informational(headers: Headers) -> bool:

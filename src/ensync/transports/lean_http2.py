@@ -272,7 +272,7 @@ class LeanConnection(LeanSender):
                 raise ProtocolError(f"a frame size of {value}")
             old, self.max_outbound_frame_size = self.max_outbound_frame_size, value
         elif code == SettingCodes.HEADER_TABLE_SIZE:
-            self._writer.limit_table(value)
+            self._encoder.limit_table(value)
         elif code == SettingCodes.ENABLE_PUSH and value:
             raise ProtocolError("a server that takes pushes")
         elif code == SettingCodes.ENABLE_CONNECT_PROTOCOL and value > 1:

@@ -15,7 +15,7 @@ from h2.exceptions import (
 )
 from h2.settings import SettingCodes
 
-from ensync.transports.header_blocks import NO_LENGTH, BlockWriter, Headers
+from ensync.transports.header_blocks import NO_LENGTH, Headers, RememberingEncoder
 from ensync.transports.http2_frames import (
     CONTINUATION,
     DATA,
@@ -70,12 +70,12 @@ class LeanSender:
         self._initial_in_window = DEFAULT_WINDOW
         self._owed: int = 0
         self._max_streams = MAX_STREAM_ID
-        self._writer = BlockWriter()
+        self._encoder = RememberingEncoder()
         self._settings_unconfirmed = 0
 
     def initiate_connection(self) -> None:
         self._out.append(PREFACE)
-        self._send_settings({SettingCodes.HEADER_TABLE_SIZE: 0, SettingCodes.ENABLE_PUSH: 0})
+        self._send_settings({SettingCodes.ENABLE_PUSH: 0})
 
     def update_settings(self, settings: Mapping[SettingCodes, int]) -> None:
         self._send_settings(settings)
@@ -108,7 +108,7 @@ class LeanSender:
         self.streams[stream_id] = LeanStream(
             self._initial_out_window, self._initial_in_window, end_stream
         )
-        block = self._writer.write(headers)
+        block = self._encoder.encode(headers)
         flags = END_STREAM if end_stream else 0
         limit = self.max_outbound_frame_size
         if len(block) <= limit:
