@@ -7,6 +7,7 @@ as JSON in the clear.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from ensync.errors import EnSyncInvalidEventError, EnSyncValidationError
@@ -38,7 +39,9 @@ T = TypeVar("T")
 MAX_PAYLOAD_BYTES = 2 * 1024 * 1024
 MAX_METADATA_BYTES = 256 * 1024
 # A payload may be made of field names alone, and they would travel twice.
-MAX_DESCRIPTION_BYTES = 64 * 1024
+MAX_SKELETON_BYTES = 64 * 1024
+REMEMBERED_SHAPES = 64
+MAX_REMEMBERED_BYTES = 16 * 1024
 
 MAX_NAME_LENGTH = 512
 MAX_REASON_LENGTH = 1024
@@ -83,15 +86,17 @@ def _check_size(name: str, text: bytes, limit: int) -> None:
 
 
 def _describe(plain: object, byte_size: int) -> str:
-    description = write_json({"byte_size": byte_size, "skeleton": _skeleton(plain)})
-    if len(description.encode()) > MAX_DESCRIPTION_BYTES:
-        return write_json({"byte_size": byte_size, "skeleton": {}})
-    return description
-
-
-def _skeleton(plain: object) -> dict[str, str]:
     fields = as_object(plain) or {}
-    return {name: _type_name(value) for name, value in fields.items()}
+    types = tuple(map(_type_name, fields.values()))
+    write = _skeleton if byte_size <= MAX_REMEMBERED_BYTES else _skeleton.__wrapped__
+    return f'{{"byte_size":{byte_size},"skeleton":{write(tuple(fields), types)}}}'
+
+
+# A program publishes objects of a few shapes, over and over.
+@lru_cache(REMEMBERED_SHAPES)
+def _skeleton(names: tuple[str, ...], types: tuple[str, ...]) -> str:
+    text = write_json(dict(zip(names, types, strict=True)))
+    return text if len(text.encode()) <= MAX_SKELETON_BYTES else "{}"
 
 
 def _type_name(value: object) -> str:

@@ -269,6 +269,15 @@ def test_the_description_names_fields_and_types() -> None:
     }
 
 
+def test_objects_of_one_shape_have_one_description_and_others_their_own() -> None:
+    assert (
+        encode_payload({"a": "x"}).payload_metadata == encode_payload({"a": "y"}).payload_metadata
+    )
+    for value, kind in ((1, "integer"), (1 << 31, "long"), (1.0, "double"), (True, "boolean")):
+        description = json.loads(encode_payload({"a": value}).payload_metadata)
+        assert description["skeleton"] == {"a": kind}
+
+
 @pytest.mark.parametrize("value", [None, 1, "text", [], [{"a": 1}], {}])
 def test_what_is_no_object_has_an_empty_skeleton(value: object) -> None:
     encoded = encode_payload(value)

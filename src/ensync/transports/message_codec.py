@@ -187,7 +187,7 @@ def _read(data: bytes, by_tag: dict[int, tuple[str, str]]) -> dict[str, Any] | N
             stop = position + number
             if stop > end:
                 return None
-            values[name] = str(data[position:stop], "utf-8")
+            values[name] = data[position:stop].decode()
             position = stop
         elif proto_type == "bool":
             values[name] = bool(number)
