@@ -11,7 +11,7 @@ from tests.interop.environments import python_with
 
 __all__ = ["BASELINE", "CONTENDERS", "Contender", "EngineKind", "start_contender"]
 
-EngineKind: TypeAlias = Literal["neutral", "local", "nats"]
+EngineKind: TypeAlias = Literal["neutral", "limited", "local", "nats"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,14 +179,18 @@ class NatsServer(Engine):
 
 
 @contextmanager
-def neutral_server(core: int | None) -> Iterator[NeutralServer]:
+def neutral_server(core: int | None, streams: int | None = None) -> Iterator[NeutralServer]:
     """Builds and runs the neutral server.
+
+    Args:
+        core: Where it runs.
+        streams: How many it takes at a time on one connection; None for any number.
 
     Raises:
         UnavailableError: It can't be built here.
     """
-    program = _built_server()
-    with running([str(program)], core=core) as process:
+    command = [str(_built_server()), "0", *([] if streams is None else [str(streams)])]
+    with running(command, core=core) as process:
         yield NeutralServer(process)
 
 

@@ -19,7 +19,7 @@ from benchmarks.engines import (
 )
 from benchmarks.processes import ProcessError, TalkingProcess
 from benchmarks.results import Results
-from benchmarks.scenarios import Scenario, Section
+from benchmarks.scenarios import STREAM_LIMIT, Scenario, Section
 from tests.interop.environments import EnvironmentBuildError
 
 __all__ = ["Bench", "open_bench", "rounds_of"]
@@ -132,8 +132,9 @@ def open_bench(cores: Cores, note: Progress) -> Iterator[Bench]:
         engines["local"] = stack.enter_context(local_engine(cores.server))
         try:
             engines["neutral"] = stack.enter_context(neutral_server(cores.server))
+            engines["limited"] = stack.enter_context(neutral_server(cores.server, STREAM_LIMIT))
         except UnavailableError as error:
-            engines["neutral"] = engines["local"]
+            engines["neutral"] = engines["limited"] = engines["local"]
             note(
                 f"the neutral server can't be built ({error}): measured against the local engine, "
                 "which is in Python and slower than the clients"

@@ -10,7 +10,7 @@ from benchmarks.clients.job import Job, Measurement
 from benchmarks.contenders import BASELINE, EngineKind
 from benchmarks.engines import Engine, LocalEngineProcess
 
-__all__ = ["Metric", "Scenario", "Section", "sections"]
+__all__ = ["STREAM_LIMIT", "Metric", "Scenario", "Section", "sections"]
 
 MakeJob: TypeAlias = Callable[[Engine], Job]
 
@@ -71,6 +71,9 @@ PER_EVENT = Metric("", "µs", _cost)
 P50 = Metric("p50", "µs", lambda m: m.latencies["p50"])
 P99 = Metric("p99", "µs", lambda m: m.latencies["p99"])
 GROWTH = Metric("growth", "MB", _growth)
+
+# The local engine's, and a common one: of the requests on one connection.
+STREAM_LIMIT = 100
 
 OFFICIAL = ("sdk-0.4.4", "sdk-0.3.3")
 OURS = ("asyncio", "uvloop", "trio")
@@ -181,6 +184,25 @@ def _rate_section() -> Section:
             Scenario("rate-deliver", "delivery", deliver, (P50, P99), needs_neutral=True),
         ),
         note="Delivery counts from when the server writes an event to when the program has it.",
+    )
+
+
+def _crowd_section() -> Section:
+    return Section(
+        key="crowd",
+        title=f"More publishes at a time than the server takes, which is {STREAM_LIMIT}",
+        contenders=("sdk-0.4.4", "asyncio", "trio"),
+        engine="limited",
+        scenarios=tuple(
+            Scenario(
+                f"crowd-{crowd}",
+                f"{crowd:,} in flight",
+                _publish_in_flight(4 * crowd, in_flight=crowd),
+                (P50, P99),
+            )
+            for crowd in (256, 1000)
+        ),
+        note="Who comes first is served first: nobody waits much longer than the others.",
     )
 
 
@@ -314,6 +336,7 @@ def sections(*, full: bool) -> list[Section]:
         _sizes_section(),
         _recipients_section(),
         _rate_section(),
+        _crowd_section(),
         _websocket_section(),
         _subscriptions_section(),
         _backlog_section(1_000_000 if full else 100_000),
