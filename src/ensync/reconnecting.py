@@ -36,6 +36,7 @@ class ReconnectDecisions:
         # The waits grow over short-lived connections too; giving up is for failures in a row.
         self._backoff = Backoff(replace(policy, max_attempts=None), random)
         self._failures = 0
+        self._breaches = 0
         self._connected_at: float | None = None
 
     @property
@@ -51,21 +52,29 @@ class ReconnectDecisions:
         """A connection that had been made is gone.
 
         The back-off starts over only if it had lived for a while: an engine that
-        accepts and drops at once is not hammered.
+        accepts and drops at once is not hammered. One that breaks the protocol each time
+        will do so again, with what it sends again.
         """
         lived = 0.0 if self._connected_at is None else now - self._connected_at
         self._connected_at = None
         if lived >= self._policy.healthy_after:
             self._backoff.reset()
+            self._breaches = 0
+        self._breaches = self._breaches + 1 if error.code == "protocol_error" else 0
+        if self._is_too_often(self._breaches - 1):
+            return GiveUp(_gave_up(error, self._breaches))
         return self._next(error)
 
     def failed(self, error: EnSyncError) -> Decision:
         """An attempt to connect did not succeed."""
         self._failures += 1
-        limit = self._policy.max_attempts
-        if limit is not None and self._failures >= limit:
+        if self._is_too_often(self._failures):
             return GiveUp(_gave_up(error, self._failures))
         return self._next(error)
+
+    def _is_too_often(self, times: int) -> bool:
+        limit = self._policy.max_attempts
+        return limit is not None and times >= limit
 
     def _next(self, error: EnSyncError) -> Decision:
         if isinstance(error, EnSyncAuthenticationError):

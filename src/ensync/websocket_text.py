@@ -264,7 +264,7 @@ def read_outcome(request: Request, frame: ServerFrame) -> Outcome:
     """Reads the reply to a request of the port.
 
     Raises:
-        WebSocketTextError: It is the reply to a request of another kind.
+        WebSocketTextError: It is the reply to another request.
         EnSyncInvalidEventError: It replays something that is no event.
     """
     kind, text = frame
@@ -273,13 +273,23 @@ def read_outcome(request: Request, frame: ServerFrame) -> Outcome:
     if isinstance(request, Replay):
         _expect(kind, FrameKind.REPLAY, request)
         delivery = parse_replay_data(text, event_name=request.event_name, idem=request.idem)
+        if delivery.idem != request.idem:
+            raise WebSocketTextError("the replay of another event than was asked for")
         return Outcome(True, delivery=delivery)
     _expect(kind, FrameKind.PASS, request)
     if isinstance(request, Publish):
-        return Outcome(True, idem=text.strip())
+        return Outcome(True, idem=_published_idem(text))
     if isinstance(request, Defer):
         return Outcome(True, text, due_ms=_parse_due(text))
     return Outcome(True, text)
+
+
+def _published_idem(text: str) -> str:
+    idem = text.strip()
+    try:
+        return check_wire_text("idem", idem, minimum=1, maximum=_MAX_VALUE_LENGTH)
+    except EnSyncValidationError as error:
+        raise WebSocketTextError(f"a reply to PUB that names no event: {error}") from error
 
 
 def _expect(kind: FrameKind, expected: FrameKind, request: Request) -> None:

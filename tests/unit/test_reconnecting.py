@@ -73,6 +73,28 @@ def test_it_starts_over_only_after_a_healthy_while() -> None:
     assert delay_of(ours.lost(LOST, 2060)) == 0.5
 
 
+def test_an_engine_that_breaks_the_protocol_again_and_again_is_given_up() -> None:
+    breach = EnSyncConnectionError("it sent garbage", code="protocol_error")
+    ours = decisions(max_attempts=2, healthy_after=60)
+    for now in (1, 2):
+        ours.connected(now)
+        assert isinstance(ours.lost(breach, now), TryAfter)
+    ours.connected(3)
+    assert isinstance(ours.lost(breach, 3), GiveUp)
+
+
+@pytest.mark.parametrize(("lived", "error"), [(60, None), (1, LOST)], ids=["healthy", "other"])
+def test_breaches_count_in_a_row(lived: float, error: EnSyncError | None) -> None:
+    breach = EnSyncConnectionError("it sent garbage", code="protocol_error")
+    ours = decisions(max_attempts=1, healthy_after=60)
+    for now in range(0, 1000, 100):
+        ours.connected(now)
+        assert isinstance(ours.lost(breach, now + lived), TryAfter)
+        if error is not None:
+            ours.connected(now)
+            ours.lost(error, now)
+
+
 @pytest.mark.parametrize("error", [LOST, EnSyncSubscriptionError("the stream ended")])
 def test_the_error_keeps_its_kind(error: EnSyncError) -> None:
     ours = decisions(max_attempts=1)

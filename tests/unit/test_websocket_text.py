@@ -45,6 +45,7 @@ from ensync.websocket_text import (
     parse_key_values,
     read_outcome,
 )
+from ensync.wire_text import check_wire_text
 
 MEBIBYTE = 1 << 20
 
@@ -343,11 +344,22 @@ def test_no_text_makes_a_reply_into_another(kind: FrameKind, text: str) -> None:
 @given(TRICKY, TRICKY)
 @example(LARGE, "reason\n+PASS:forged")
 def test_a_reply_says_nothing_but_its_text(idem: str, reason: str) -> None:
-    published = read_outcome(Publish("n", "r", "p", "{}", None), ServerFrame(PASS, idem))
-    assert published == Outcome(True, idem=idem.strip())
+    try:
+        published = read_outcome(Publish("n", "r", "p", "{}", None), ServerFrame(PASS, idem))
+    except WebSocketTextError:
+        with pytest.raises(EnSyncValidationError):
+            check_wire_text("idem", idem.strip(), minimum=1, maximum=MAX_MESSAGE_BYTES)
+    else:
+        assert published == Outcome(True, idem=idem.strip())
     for request in (Acknowledge("n", "i", 1), Defer("n", "i", 1, ""), Replay("n", "i")):
         refused = parse_frame(FrameKind.FAIL.frame(reason))
         assert read_outcome(request, refused) == Outcome(False, reason)
+
+
+def test_the_replay_of_another_event_is_no_answer() -> None:
+    other = FrameKind.REPLAY.frame('{"idem":"b","name":"n","payload":"p"}')
+    with pytest.raises(WebSocketTextError, match="another event"):
+        read_outcome(Replay("n", "a"), parse_frame(other))
 
 
 @pytest.mark.parametrize("text", ["", "PASS:x", "+pass:x", "hello", "+PASSED:x", " +PASS:x"])

@@ -33,6 +33,8 @@ _MIB = 1 << 20
 # What existing clients assume (PROTOCOL 6).
 MAX_PAYLOAD_BYTES = 4 * _MIB
 MAX_MESSAGE_BYTES = 6 * _MIB
+# Less what is added when the event is handed out, such as its id, block and sender.
+_MAX_EVENT_BYTES = MAX_MESSAGE_BYTES - 16 * 1024
 
 # A century: more is a mistake, such as milliseconds or a date.
 _MAX_TTL_SECONDS = 100 * 366 * 24 * 60 * 60
@@ -175,8 +177,8 @@ def _check_size(publication: Publication) -> None:
             f"at most {MAX_PAYLOAD_BYTES} are accepted"
         )
     size = sum(len(text.encode()) for text in publication if text)
-    if size > MAX_MESSAGE_BYTES:
-        _refuse(f"the event is too large: {size} bytes, at most {MAX_MESSAGE_BYTES} are accepted")
+    if size > _MAX_EVENT_BYTES:
+        _refuse(f"the event is too large: {size} bytes, at most {_MAX_EVENT_BYTES} are accepted")
 
 
 def _check_base64(payload: str) -> None:

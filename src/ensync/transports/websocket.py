@@ -25,6 +25,10 @@ Proxy: TypeAlias = str | Literal[True] | None
 # still be taken back.
 _WRITE_HIGH_WATER = 64 * 1024
 
+# An engine may count an event's own size alone. A message that is not taken would cost the
+# link, and come again on the next.
+_MARGIN = 64 * 1024
+
 # A link's reader never waits, so this only bounds what one read of the socket leaves behind.
 _MAX_QUEUED_FRAMES = 256
 
@@ -51,7 +55,7 @@ class WebSocketTransport(Transport):
         *,
         tls: ssl.SSLContext | None,
         connect_timeout: float,
-        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        max_message_bytes: int = MAX_MESSAGE_BYTES + _MARGIN,
         compression: Literal["deflate"] | None = None,
         proxy: Proxy = True,
     ) -> None:

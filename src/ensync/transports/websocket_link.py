@@ -65,8 +65,9 @@ T = TypeVar("T")
 CLOSE_TIMEOUT = 1.0
 """Seconds that the closing handshake may take."""
 
-# An engine that answers a publish twice is caught if the answers are no further apart.
-_REMEMBERED_IDEMS = 128
+# A reply that comes twice is caught where it would pass for a publish's, if the two are no
+# further apart.
+_REMEMBERED_REPLIES = 128
 
 
 class WebSocketLink(Link):
@@ -85,7 +86,7 @@ class WebSocketLink(Link):
         self._unsent: deque[PendingCall[Any]] = deque()
         self._unanswered: deque[PendingCall[Any]] = deque()
         self._pings: dict[PingCall, object] = {}
-        self._recent_idems: dict[str, None] = {}
+        self._recent_replies: dict[str, None] = {}
         self._pong_due = False
         self._is_catching_up = False
         self._something_to_write = anyio.Event()
@@ -163,16 +164,17 @@ class WebSocketLink(Link):
 
     def _read_outcome(self, request: Request, frame: ServerFrame) -> Outcome:
         outcome = read_outcome(request, frame)
-        if outcome.idem:
-            self._check_is_new(outcome.idem)
+        if outcome.idem and outcome.idem in self._recent_replies:
+            raise WebSocketTextError("a reply to PUB that it has sent before")
+        reply = outcome.idem or outcome.message
+        if outcome.success and reply:
+            self._remember(reply)
         return outcome
 
-    def _check_is_new(self, idem: str) -> None:
-        if idem in self._recent_idems:
-            raise WebSocketTextError("the same event id in reply to two publishes")
-        self._recent_idems[idem] = None
-        if len(self._recent_idems) > _REMEMBERED_IDEMS:
-            del self._recent_idems[next(iter(self._recent_idems))]
+    def _remember(self, reply: str) -> None:
+        self._recent_replies[reply] = None
+        if len(self._recent_replies) > _REMEMBERED_REPLIES:
+            del self._recent_replies[next(iter(self._recent_replies))]
 
     # Heartbeats
 
@@ -256,12 +258,21 @@ class WebSocketLink(Link):
             raise WebSocketTextError("a binary message")
         frame = parse_frame(text)
         if frame.kind is FrameKind.RECORD:
-            self._deliver(_parse_event(frame.text))
+            self._arrived(frame.text)
         elif frame.kind is FrameKind.PING:
             self._pong_due = True
             self._something_to_write.set()
         else:
             self._replied(frame)
+
+    def _arrived(self, record: str) -> None:
+        try:
+            delivery = parse_record(record)
+        except EnSyncError as error:
+            # It can be neither shown nor settled, and is no reason to lose the others.
+            logger.warning("%s sent what can't be taken: %s; it stays unsettled", self._url, error)
+        else:
+            self._deliver(delivery)
 
     def _deliver(self, delivery: Delivery) -> None:
         stream = self._streams.get(delivery.event_name)
@@ -386,10 +397,3 @@ def _read_registration(event_name: str, frame: ServerFrame) -> None:
         )
     if frame.kind is not FrameKind.PASS:
         raise WebSocketTextError(f"{frame.kind.value} in reply to SUB")
-
-
-def _parse_event(record: str) -> Delivery:
-    try:
-        return parse_record(record)
-    except EnSyncError as error:
-        raise WebSocketTextError(f"an event that can't be read: {error}") from error

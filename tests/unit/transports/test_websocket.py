@@ -262,9 +262,7 @@ async def test_cancelling_an_answered_call_does_nothing() -> None:
     [
         ("hello", "neither a reply nor an event"),
         ("", "neither a reply nor an event"),
-        ("+RECORD:{", "event that can't be read"),
-        ("+RECORD:[]", "event that can't be read"),
-        ('+RECORD:{"name":"n"}', "event that can't be read"),
+        ("+PASS:", "names no event"),
         ("+REPLAY:{}", r"\+REPLAY in reply to Publish"),
     ],
 )
@@ -277,6 +275,31 @@ async def test_what_can_not_be_read_ends_the_link(reply: str, reason: str) -> No
         assert re.search(reason, str(lost))
         assert tested.replies[1] is lost
         assert call.sent
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "+RECORD:{",
+        "+RECORD:[]",
+        '+RECORD:{"name":"n"}',
+        '+RECORD:{"name":"n","idem":"i","block":"x"}',
+        '+RECORD:{"name":"n","idem":"i","block":1' + "0" * 5000 + "}",
+    ],
+    ids=["no JSON", "no object", "no id", "no block", "no number"],
+)
+async def test_an_event_that_can_not_be_taken_costs_no_other(
+    bad: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scripted_engine(echo_names) as engine, engine.link() as tested:
+        await tested.authenticate()
+        await tested.subscribe("n")
+        await engine.say(bad)
+        await engine.say(record(idem="good"))
+        await tested.until(lambda: bool(tested.deliveries))
+        assert [delivery.idem for delivery in tested.deliveries] == ["good"]
+        assert tested.lost == []
+    assert "can't be taken" in caplog.text
 
 
 async def test_a_reply_that_nobody_waits_for_ends_the_link() -> None:
@@ -399,7 +422,7 @@ async def test_a_broken_frame_ends_the_link() -> None:
 async def test_a_message_over_the_limit_ends_the_link() -> None:
     async with scripted_engine(silent) as engine, engine.link() as tested:
         await tested.authenticate()
-        await engine.say(record(payload="A" * (6 << 20)))
+        await engine.say(record(payload="A" * (7 << 20)))
         lost = await tested.until_lost()
     assert lost.code == "protocol_error"
     assert "1009" in str(lost)
