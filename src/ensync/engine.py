@@ -33,7 +33,7 @@ from ensync.transports.bridge import AsyncioSide, open_asyncio_side
 from ensync.transports.grpc import GrpcTransport
 from ensync.transports.grpc_connection import HTTP2_WAYS, Http2
 from ensync.transports.grpc_messages import Generation
-from ensync.transports.websocket import WebSocketTransport
+from ensync.transports.websocket import Proxy, WebSocketTransport
 
 __all__ = ["EnSyncEngine", "EnSyncWebSocketEngine", "connect"]
 
@@ -51,6 +51,7 @@ class EngineOptions(TypedDict, total=False):
     generation: Literal["auto", "event", "message"]
     http2: Http2
     compression: Literal["deflate"] | None
+    proxy: Proxy
 
 
 _ENGINE_OPTIONS = tuple(EngineOptions.__annotations__)
@@ -78,6 +79,9 @@ class EnSyncEngine:
             in an orderly way: only ``"auto"`` waits for what it has begun.
         compression: ``"deflate"`` offers it to a WebSocket engine. Encrypted payloads do
             not shrink, beyond what base64 added, and it costs time; so it is off.
+        proxy: The URL of a proxy to reach a WebSocket engine through; True takes what the
+            environment says (``https_proxy`` and the like), None uses none. Loopback
+            addresses are always reached directly, and so is every gRPC engine.
 
     Raises:
         EnSyncValidationError: A setting is not acceptable; the message names it.
@@ -100,6 +104,7 @@ class EnSyncEngine:
         generation: Literal["auto", "event", "message"] = "auto",
         http2: Http2 = "auto",
         compression: Literal["deflate"] | None = None,
+        proxy: Proxy = True,
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -128,6 +133,7 @@ class EnSyncEngine:
             None if generation == "auto" else Generation(generation),
             http2,
             compression,
+            _check_proxy(proxy, self._address),
         )
         self._open: _OpenEngine | None = None
         self._scope: AbstractAsyncContextManager[_OpenEngine] | None = None
@@ -241,6 +247,7 @@ class _TransportSettings(NamedTuple):
     generation: Generation | None
     http2: Http2
     compression: Literal["deflate"] | None
+    proxy: Proxy
 
 
 @asynccontextmanager
@@ -255,11 +262,16 @@ async def _open_engine(settings: _TransportSettings) -> AsyncIterator[_OpenEngin
 
 
 async def _make_transport(settings: _TransportSettings, side: AsyncioSide) -> Transport:
-    address, tls, connect_timeout, generation, http2, compression = settings
+    address, tls, connect_timeout, generation, http2, compression, proxy = settings
     if address.transport == "grpc":
         return GrpcTransport(address, side, tls=tls, generation=generation, http2=http2)
     return WebSocketTransport(
-        address, side, tls=tls, connect_timeout=connect_timeout, compression=compression
+        address,
+        side,
+        tls=tls,
+        connect_timeout=connect_timeout,
+        compression=compression,
+        proxy=proxy,
     )
 
 
@@ -267,11 +279,20 @@ def _tls_context(given: ssl.SSLContext | None, address: Address) -> ssl.SSLConte
     if given is not None and not isinstance(given, ssl.SSLContext):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise EnSyncValidationError(f"tls must be an ssl.SSLContext, not {type(given).__name__}")
     if not address.tls:
+        _check_unused(given, address)
         return None
     context = ssl.create_default_context() if given is None else given
     if address.transport == "grpc":
         context.set_alpn_protocols(["h2"])
     return context
+
+
+def _check_unused(tls: ssl.SSLContext | None, address: Address) -> None:
+    if tls is not None:
+        raise EnSyncValidationError(
+            f"tls is given, but {address.url} is plain text: say grpcs:// or wss://, and no "
+            "disable_tls"
+        )
 
 
 def _check_compression(compression: str | None, address: Address) -> None:
@@ -282,6 +303,18 @@ def _check_compression(compression: str | None, address: Address) -> None:
         raise EnSyncValidationError(
             f"compression is for WebSocket, and {address.url} is a gRPC address"
         )
+
+
+def _check_proxy(proxy: object, address: Address) -> Proxy:
+    if proxy is None or proxy is True:
+        return proxy
+    if not isinstance(proxy, str):
+        raise EnSyncValidationError(
+            f"proxy must be a URL, True for the environment's, or None, not {type(proxy).__name__}"
+        )
+    if address.transport == "grpc":
+        raise EnSyncValidationError(f"proxy is for WebSocket, and {address.url} is a gRPC address")
+    return proxy
 
 
 def _check_reconnect(reconnect: object) -> Reconnect:

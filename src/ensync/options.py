@@ -28,6 +28,8 @@ __all__ = [
     "url_from_environment",
 ]
 
+# A century. More is a mistake, and would not fit into clocks.
+MAX_DURATION = 100 * 366 * 24 * 60 * 60.0
 MIN_APP_KEY_LENGTH = 8
 MAX_APP_KEY_LENGTH = 4096
 
@@ -113,8 +115,8 @@ def check_duration(name: str, value: object, *, allow_zero: bool = False) -> flo
     """Checks a duration in seconds.
 
     Raises:
-        EnSyncValidationError: It is not a finite number (a bool is not one), or is
-            not above zero.
+        EnSyncValidationError: It is not a number (a bool is not one), is not above zero,
+            or is more than a century.
     """
     accepted = "zero or more" if allow_zero else "more than zero"
     # bool is an int to Python, but timeout=True is a mistake.
@@ -123,16 +125,14 @@ def check_duration(name: str, value: object, *, allow_zero: bool = False) -> flo
             f"{name} must be a number of seconds ({accepted}), not {_kind(value)}"
         )
     if not _is_duration(value, allow_zero):
-        raise EnSyncValidationError(f"{name} must be finite and {accepted} seconds, not {value}")
+        raise EnSyncValidationError(
+            f"{name} must be finite and {accepted} seconds, and at most a century, not {value}"
+        )
     return float(value)
 
 
 def _is_duration(value: float, allow_zero: bool) -> bool:
-    try:
-        finite = math.isfinite(value)
-    except OverflowError:  # an int that no float can hold
-        return False
-    return finite and (value > 0 or (allow_zero and value == 0))
+    return 0 < value <= MAX_DURATION or (allow_zero and value == 0)
 
 
 def check_count(name: str, value: object, minimum: int = 1) -> int:

@@ -10,7 +10,7 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from ensync.errors import EnSyncError
+from ensync.errors import EnSyncError, EnSyncValidationError
 from ensync.event import OutgoingEvent, PublishOutcome
 from ensync.publishing import prepare, publish_all
 from ensync.scopes import background_tasks
@@ -49,15 +49,23 @@ async def publish_many(
     source = _Source(events)
     results, outcomes = anyio.create_memory_object_stream[PublishOutcome](max_in_flight)
 
+    workers = 0
+
+    def start_worker(out: MemoryObjectSendStream[PublishOutcome]) -> None:
+        nonlocal workers
+        workers += 1
+        tasks.start_soon(work, out, name="ensync publish_many")
+
     async def work(out: MemoryObjectSendStream[PublishOutcome]) -> None:
         with out:
             async for event in source:
+                # One more for the next event, if there is one.
+                if workers < max_in_flight:
+                    start_worker(out.clone())
                 await _hand_over(out, await _outcome(session, event, timeout))
 
     async with source, outcomes, background_tasks() as tasks:
-        with results:
-            for _ in range(max_in_flight):
-                tasks.start_soon(work, results.clone(), name="ensync publish_many")
+        start_worker(results)
         yield Outcomes(outcomes)
 
 
@@ -70,6 +78,7 @@ async def _hand_over(out: MemoryObjectSendStream[PublishOutcome], outcome: Publi
 
 async def _outcome(session: Session, event: OutgoingEvent, timeout: float) -> PublishOutcome:
     try:
+        _check_event(event)
         requests = prepare(
             event.event_name, event.recipients, event.payload, event.metadata, event.encryption
         )
@@ -77,6 +86,13 @@ async def _outcome(session: Session, event: OutgoingEvent, timeout: float) -> Pu
     except EnSyncError as error:
         return PublishOutcome(event, None, error)
     return PublishOutcome(event, receipt, None)
+
+
+def _check_event(event: object) -> None:
+    if not isinstance(event, OutgoingEvent):
+        raise EnSyncValidationError(
+            f"publish_many() takes OutgoingEvent(...) objects, not {type(event).__name__}"
+        )
 
 
 class _Source:

@@ -62,12 +62,12 @@ def _check_recipients(recipients: object) -> list[str]:
         raise EnSyncValidationError(
             f"recipients must be a list of app ids, not {type(recipients).__name__}"
         )
-    app_ids = list(dict.fromkeys(cast("Iterable[str]", recipients)))
+    app_ids = list(cast("Iterable[str]", recipients))
     if not app_ids:
         raise EnSyncValidationError("recipients must name at least one app id, and is empty")
     for app_id in app_ids:
         parse_app_id(app_id)
-    return app_ids
+    return list(dict.fromkeys(app_ids))
 
 
 class Accepted(NamedTuple):

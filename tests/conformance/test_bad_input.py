@@ -259,3 +259,28 @@ async def test_a_key_that_is_not_this_apps(target: Target, event_name: str) -> N
         async with client.subscribe(event_name) as subscription:
             with pytest.raises(ensync.EnSyncInvalidEventError):
                 await anext(aiter(subscription))
+
+
+@pytest.mark.parametrize("recipients", [[["x"]], [None], [{}], [7]], ids=repr)
+async def test_recipients_that_are_no_texts(client: ensync.EnSyncClient, recipients: Any) -> None:
+    with pytest.raises(ensync.EnSyncValidationError, match="app id"):
+        await client.publish("orders", recipients, 1)
+
+
+@pytest.mark.parametrize("timeout", [1e308, 10**400, float("inf"), float("nan"), 0, -1, True])
+async def test_timeouts_that_no_clock_takes(client: ensync.EnSyncClient, timeout: Any) -> None:
+    with pytest.raises(ensync.EnSyncValidationError, match="timeout"):
+        await client.publish("orders", [client.app_id], 1, timeout=timeout)
+
+
+async def test_what_is_no_event_can_not_be_settled(
+    client: ensync.EnSyncClient, event_name: str
+) -> None:
+    no_event: Any = None
+    async with client.subscribe(event_name) as subscription:
+        with pytest.raises(ensync.EnSyncValidationError, match="an event, or its idem"):
+            await subscription.ack(no_event)
+        with pytest.raises(ensync.EnSyncValidationError, match="an event, or its idem"):
+            await subscription.discard(no_event)
+        with pytest.raises(ensync.EnSyncValidationError, match="an event, or its idem"):
+            await subscription.defer(no_event, delay=1)

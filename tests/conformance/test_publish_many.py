@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import anyio
 import pytest
@@ -163,3 +164,24 @@ async def test_leaving_early_while_the_source_waits(client: ensync.EnSyncClient)
     with anyio.fail_after(PATIENCE):
         async with client.publish_many(never()):
             pass
+
+
+async def test_what_is_no_event_has_its_outcome_too(
+    client: ensync.EnSyncClient, event_name: str
+) -> None:
+    good = ensync.OutgoingEvent(event_name, [client.app_id], 1)
+    no_recipient: Any = [["x"]]
+    mixed: Any = [good, None, ensync.OutgoingEvent(event_name, no_recipient, 1), good]
+    async with client.publish_many(mixed) as outcomes:
+        found = [outcome async for outcome in outcomes]
+    errors = [type(outcome.error) for outcome in found if outcome.error is not None]
+    assert errors == [ensync.EnSyncValidationError] * 2
+    assert len(found) == 4
+
+
+async def test_the_limit_costs_nothing_by_itself(
+    client: ensync.EnSyncClient, event_name: str
+) -> None:
+    events = [ensync.OutgoingEvent(event_name, [client.app_id], n) for n in range(3)]
+    async with client.publish_many(events, max_in_flight=10**30) as outcomes:
+        assert len([outcome.unwrap() async for outcome in outcomes]) == 3
