@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from ensync.acknowledgements import means_done
@@ -33,6 +33,12 @@ from ensync.transports.base import (
 
 __all__ = ["Control", "check_delay"]
 
+# How engines speak of each kind of settling.
+_VERBS: Mapping[type[Request], str] = {
+    Acknowledge: "acknowledg",
+    Defer: "defer",
+    Discard: "discard",
+}
 MIN_DELAY = 1.0
 MAX_DELAY = 24 * 60 * 60.0
 
@@ -71,7 +77,7 @@ class Control:
         check_idem(key.idem)
         request = Acknowledge(self._name, key.idem, key.block)
         outcome = await self._settle(key, request, Place.ACKNOWLEDGED)
-        self._intake.confirmed += 1
+        self._intake.confirmed += outcome.success or outcome.perhaps_repeated
         return self._result("acknowledged", outcome, key.idem)
 
     async def defer(
@@ -111,7 +117,7 @@ class Control:
         settled = False
         try:
             outcome = await self._session.request(request)
-            settled = means_done(outcome)
+            settled = _is_settled(request, outcome)
         finally:
             if key is not None and settled:
                 self._intake.move(key, place)
@@ -126,7 +132,7 @@ class Control:
     async def replay(self, idem: str) -> Delivery:
         outcome = await self._ask(Replay(self._name, check_idem(idem)))
         assert outcome.delivery is not None
-        return outcome.delivery
+        return _completed(outcome.delivery, self._intake.delivery_in_hand(idem))
 
     # The flow
 
@@ -185,6 +191,25 @@ class Control:
 
     def _result(self, action: str, outcome: Outcome, idem: str | None = None) -> ControlResult:
         return ControlResult("success", action, self._name, idem, outcome.message, _now())
+
+
+def _is_settled(request: Request, outcome: Outcome) -> bool:
+    """Whether an answer says that an event is settled in the way that was asked for."""
+    if outcome.success:
+        return True
+    # "Already" may speak of another way in which the event was settled before. If not, an
+    # acknowledgement is done; what else was asked for is if it was asked for before.
+    text = outcome.message.lower()
+    if any(verb in text for kind, verb in _VERBS.items() if not isinstance(request, kind)):
+        return False
+    return means_done(outcome) and (outcome.perhaps_repeated or isinstance(request, Acknowledge))
+
+
+def _completed(replayed: Delivery, in_hand: Delivery | None) -> Delivery:
+    # Some engines replay the payload alone (PROTOCOL 3).
+    if in_hand is None or replayed.sender or replayed.block:
+        return replayed
+    return in_hand._replace(payload=replayed.payload)
 
 
 def _now() -> datetime:

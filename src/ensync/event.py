@@ -48,6 +48,7 @@ class Event(Generic[T], metaclass=Received):
     """
 
     __slots__ = (
+        "_number",
         "_subscription",
         "block",
         "event_name",
@@ -70,6 +71,7 @@ class Event(Generic[T], metaclass=Received):
     timestamp: datetime | None
     redelivered: bool
     _subscription: Subscription[T]
+    _number: int
 
     def __init__(  # noqa: PLR0917 - made in one place, on the hot path
         self,
@@ -83,6 +85,7 @@ class Event(Generic[T], metaclass=Received):
         timestamp: datetime | None,
         redelivered: bool,
         subscription: Subscription[T],
+        number: int,
     ) -> None:
         fill = object.__setattr__
         fill(self, "idem", idem)
@@ -95,6 +98,7 @@ class Event(Generic[T], metaclass=Received):
         fill(self, "timestamp", timestamp)
         fill(self, "redelivered", redelivered)
         fill(self, "_subscription", subscription)
+        fill(self, "_number", number)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"an event is frozen: {name} can't be set")

@@ -33,7 +33,7 @@ from ensync.transports.base import (
     Unsubscribe,
 )
 
-__all__ = ["Arrived", "Intake", "NotRegistered"]
+__all__ = ["Arrived", "Held", "Intake", "NotRegistered"]
 
 logger = logging.getLogger("ensync")
 
@@ -46,15 +46,33 @@ _MAX_OVERSHOOT = 10_000
 _MAX_OVERSHOOT_BYTES = 256 << 20
 
 
+class Held(NamedTuple):
+    """An event as it was given to one loop. It may have gone back, and be another's, since."""
+
+    key: EventKey
+    number: int
+
+
 class Arrived(NamedTuple):
-    """An event in the buffer, or in a loop's hand."""
+    """An event in the buffer, or in a loop's hand.
+
+    Attributes:
+        delivery: The event.
+        redelivered: Whether it was here before.
+        number: Another one each time that it comes into the buffer.
+    """
 
     delivery: Delivery
     redelivered: bool
+    number: int
 
     @property
     def key(self) -> EventKey:
         return EventKey(self.delivery.idem, self.delivery.block)
+
+    @property
+    def held(self) -> Held:
+        return Held(self.key, self.number)
 
 
 class NotRegistered(EnSyncConnectionError):
@@ -72,7 +90,9 @@ class Intake:
         self._send, self._receive = anyio.create_memory_object_stream[Arrived](float("inf"))
         self._ledger = DeliveryLedger()
         self._taken: dict[EventKey, Arrived] = {}
-        self._kept: dict[EventKey, Arrived] = {}
+        self._kept: dict[EventKey, Delivery] = {}
+        self._refused_once: set[EventKey] = set()
+        self._arrivals = 0
         self._engine_pause = EnginePause(event_name)
         self._stream: Stream | None = None
         self._connection: Connection | None = None
@@ -173,6 +193,8 @@ class Intake:
             if not self.user_paused:
                 return
             outcome = await self.ask(Pause(self._event_name, "paused before"))
+            if not self.user_paused:
+                self._engine_pause.unsure()  # resumed meanwhile
         if not outcome.success:
             logger.warning("%r could not be paused again: %s", self._event_name, outcome.message)
 
@@ -187,17 +209,17 @@ class Intake:
         if self.finished or self._stopped:
             return
         self.received += 1
-        arrived = Arrived(delivery, redelivered=False)
-        arrival = self._ledger.arrived(arrived.key)
+        key = EventKey(delivery.idem, delivery.block)
+        arrival = self._ledger.arrived(key)
         if arrival is Arrival.SHOW:
-            self._buffer(arrived)
+            self._buffer(delivery, redelivered=False)
         elif arrival is Arrival.SHOW_AGAIN:
-            self._buffer(Arrived(delivery, redelivered=True))
+            self._buffer(delivery, redelivered=True)
         elif arrival is Arrival.KEEP:
-            self._kept[arrived.key] = Arrived(delivery, redelivered=True)
+            self._kept[key] = delivery
         else:
             self.duplicates += 1
-            self._settle_again(arrival, arrived.key)
+            self._settle_again(arrival, key)
 
     def _settle_again(self, arrival: Arrival, key: EventKey) -> None:
         if arrival is Arrival.ACKNOWLEDGE_AGAIN:
@@ -215,7 +237,7 @@ class Intake:
 
     def acknowledgement_refused(self, key: EventKey, reason: str) -> None:
         self.refused += 1
-        self.move(key, Place.GIVEN_BACK)
+        self.settling_refused(key)
         if self._refusal_logged:
             return
         self._refusal_logged = True
@@ -235,10 +257,10 @@ class Intake:
     def in_hand(self) -> int:
         return self._ledger.count(Place.IN_HAND)
 
-    def _buffer(self, arrived: Arrived) -> None:
-        self._put(arrived)
+    def _buffer(self, delivery: Delivery, *, redelivered: bool) -> None:
+        self._put(delivery, redelivered=redelivered)
         if self._held:
-            self._bytes_since_held += len(arrived.delivery.payload)
+            self._bytes_since_held += len(delivery.payload)
         elif self._buffered >= self._buffer_size:
             self._held, self._bytes_since_held = True, 0
             self._hold()
@@ -252,8 +274,9 @@ class Intake:
             self._hold()
             self._stream.release()
 
-    def _put(self, arrived: Arrived) -> None:
-        self._send.send_nowait(arrived)
+    def _put(self, delivery: Delivery, *, redelivered: bool) -> None:
+        self._arrivals += 1
+        self._send.send_nowait(Arrived(delivery, redelivered, self._arrivals))
         self._buffered += 1
 
     def _hold(self) -> None:
@@ -348,30 +371,59 @@ class Intake:
     def key_of(self, idem: str) -> EventKey | None:
         return self._ledger.find(idem)
 
+    def delivery_in_hand(self, idem: str) -> Delivery | None:
+        key = self.key_of(idem)
+        arrived = None if key is None else self._taken.get(key)
+        return None if arrived is None else arrived.delivery
+
     def move(self, key: EventKey, place: Place) -> None:
         """Notes that an event is now in another place."""
         self._ledger.move(key, place)
         if place not in _TAKEN:
             self._taken.pop(key, None)
+            self._refused_once.discard(key)
         kept = self._kept.pop(key, None)
         if kept is not None and place is Place.GIVEN_BACK and not self.finished:
             self._ledger.move(key, Place.BUFFERED)
-            self._buffer(kept)
+            self._buffer(kept, redelivered=True)
 
-    def acknowledge(self, key: EventKey) -> None:
+    def is_in_hand(self, held: Held) -> bool:
+        """Whether the event is still in the hand that it was given to."""
+        taken = self._taken.get(held.key)
+        return (
+            taken is not None
+            and taken.number == held.number
+            and self._ledger.place(held.key) is Place.IN_HAND
+        )
+
+    def acknowledge(self, held: Held) -> None:
         """Acknowledges an event that is in hand, without waiting."""
-        if self._ledger.place(key) is Place.IN_HAND:
-            self.move(key, Place.ACKNOWLEDGING)
-            self._session.acknowledgements.add(self, key)
+        if self.is_in_hand(held):
+            self.move(held.key, Place.ACKNOWLEDGING)
+            self._session.acknowledgements.add(self, held.key)
 
-    def put_back(self, key: EventKey) -> None:
+    def put_back(self, held: Held) -> None:
         """An event in hand goes back to the buffer, for any loop to take."""
-        if self.finished or self._ledger.place(key) is not Place.IN_HAND:
-            return
+        if not self.finished and self.is_in_hand(held):
+            self._put_back(held.key)
+
+    def _put_back(self, key: EventKey) -> None:
         arrived = self._taken.pop(key)
         self._ledger.move(key, Place.BUFFERED)
-        self._put(Arrived(arrived.delivery, redelivered=True))
+        self._put(arrived.delivery, redelivered=True)
         self.notify()
+
+    def settling_refused(self, key: EventKey) -> None:
+        """The engine does not settle an event, and takes it to be still in hand here.
+
+        So it is shown again. If it is refused then, too, the engine may not know it any
+        more: showing it on and on would help nobody.
+        """
+        if key not in self._taken or key in self._refused_once or self.finished:
+            self.move(key, Place.GIVEN_BACK)
+            return
+        self._refused_once.add(key)
+        self._put_back(key)
 
     @property
     def engine_must_stay_paused(self) -> bool:
@@ -390,6 +442,13 @@ class Intake:
     def continued_here(self) -> None:
         self.user_paused = False
         self.notify()
+
+    def resume_unheard(self) -> None:
+        """Goes on, without waiting for the engine: it is told as soon as it can be."""
+        must_stay_paused = self.engine_must_stay_paused
+        self.continued_here()
+        if not must_stay_paused:
+            self._engine_pause.want(False)
 
     # The end
 

@@ -40,9 +40,20 @@ class EventReader(Generic[T]):
         self._recipient = recipient
 
     def read(
-        self, delivery: Delivery, subscription: Subscription[T], *, redelivered: bool
+        self,
+        delivery: Delivery,
+        subscription: Subscription[T],
+        *,
+        redelivered: bool,
+        number: int = 0,
     ) -> Event[T]:
         """Decrypts and parses one event.
+
+        Args:
+            delivery: The event as it came.
+            subscription: What it came by.
+            redelivered: Whether it was seen before.
+            number: Tells one handing out of an event from the next; 0 for none at all.
 
         Raises:
             EnSyncInvalidEventError: It can't be decrypted, or is not what it should be.
@@ -65,6 +76,7 @@ class EventReader(Generic[T]):
             _timestamp(delivery.logged_at_ms),
             redelivered,
             subscription,
+            number,
         )
         return event
 

@@ -196,7 +196,8 @@ class Session:
             await self.side.run(connection.live_link.aclose)
 
     async def _reconnect(self, error: EnSyncConnectionError) -> None:
-        logger.info("connection lost: %s", error)
+        level = logging.WARNING if error.code == "protocol_error" else logging.INFO
+        logger.log(level, "connection lost: %s", error)
         decision = self._decisions.lost(error, anyio.current_time())
         while isinstance(decision, TryAfter):
             await anyio.sleep(decision.delay)
@@ -337,16 +338,18 @@ class Session:
         if deadline is None:
             deadline = anyio.current_time() + self.settings.request_timeout
         pauses = self.pauses()
+        perhaps_done = False
         while True:
             connection = await find(deadline)
-            result = (await self.exchange(connection, request, deadline)).result
+            result, sent = await self.exchange(connection, request, deadline)
             if isinstance(result, Outcome):
                 if not result.unauthenticated:
-                    return result
+                    return result._replace(perhaps_repeated=perhaps_done)
                 self.unknown_to_engine(result.message)
                 continue
             if isinstance(result, EnSyncTimeoutError) or not _may_repeat(result):
                 raise result
+            perhaps_done = perhaps_done or sent
             if not connection.is_lost and not await waited(pauses, deadline):
                 raise result
 

@@ -13,12 +13,13 @@ from ensync.control import MIN_DELAY, Control, check_delay
 from ensync.errors import (
     EnSyncError,
     EnSyncInvalidEventError,
+    EnSyncSubscriptionError,
     EnSyncValidationError,
 )
 from ensync.event import ControlResult, DeferResult, Event, OnError, RawEvent, Receipt
-from ensync.handling import Handler, HandlerRun
-from ensync.intake import Arrived, Intake
-from ensync.ledger import EventKey, Place
+from ensync.handling import Handler, HandlerRun, check_handler
+from ensync.intake import Arrived, Held, Intake
+from ensync.ledger import EventKey
 from ensync.options import check_choice, check_count
 from ensync.reading import EventReader, InvalidEventPolicy, judge
 from ensync.received import Received
@@ -60,7 +61,7 @@ class Cursor(Generic[T]):
 
     def __init__(self, subscription: Subscription[T]) -> None:
         self._subscription = subscription
-        self._in_hand: EventKey | None = None
+        self._in_hand: Held | None = None
 
     def __aiter__(self) -> Cursor[T]:
         return self
@@ -68,7 +69,7 @@ class Cursor(Generic[T]):
     async def __anext__(self) -> Event[T]:
         previous, self._in_hand = self._in_hand, None
         event = await self._subscription.advance(previous)
-        self._in_hand = EventKey(event.idem, event.block)
+        self._in_hand = _held(event)
         return event
 
     def __del__(self) -> None:
@@ -106,7 +107,7 @@ class Subscription(Generic[T], metaclass=Received):
         self._auto_ack = auto_ack
         self._on_invalid: InvalidEventPolicy = on_invalid
         self._unsubscribed = False
-        self._in_loops: set[EventKey] = set()
+        self._in_loops: set[Held] = set()
         self._invalid = 0
         self._failed_handlers = 0
 
@@ -149,38 +150,39 @@ class Subscription(Generic[T], metaclass=Received):
     def __aiter__(self) -> AsyncIterator[Event[T]]:
         return Cursor(self)
 
-    async def advance(self, previous: EventKey | None) -> Event[T]:
+    async def advance(self, previous: Held | None) -> Event[T]:
         """The next event of a loop that is done with the previous one. For cursors."""
         if previous is not None and previous in self._in_loops:
             self._in_loops.discard(previous)
             self._intake.acknowledge(previous)
-            if self._session.acknowledgements.crowded:
-                await self._session.acknowledgements.wait_for_room()
         event = await self._take()
         if event is None:
             raise StopAsyncIteration
         if self._auto_ack:
-            self._in_loops.add(_key(event))
+            self._in_loops.add(_held(event))
         return event
 
-    def loop_left(self, key: EventKey) -> None:
+    def loop_left(self, held: Held) -> None:
         """A loop ended with this event in hand. For cursors.
 
         Left on purpose, the event is settled with the block. Cancelled, it is
         neither acknowledged nor discarded: another loop may have it.
         """
-        if self._intake.finished or key not in self._in_loops or not being_cancelled():
+        if self._intake.finished or held not in self._in_loops or not being_cancelled():
             return
-        self._in_loops.discard(key)
-        self._intake.put_back(key)
+        self._in_loops.discard(held)
+        self._intake.put_back(held)
 
     async def _take(self) -> Event[T] | None:
+        if self._session.acknowledgements.crowded:
+            await self._session.acknowledgements.wait_for_room()
         while True:
             arrived = await self._intake.take()
             if arrived is None:
                 return None
+            delivery, redelivered, number = arrived
             try:
-                return self._reader.read(arrived.delivery, self, redelivered=arrived.redelivered)
+                return self._reader.read(delivery, self, redelivered=redelivered, number=number)
             except EnSyncInvalidEventError as error:
                 invalid = error
             await self._judge(arrived, invalid)
@@ -195,7 +197,7 @@ class Subscription(Generic[T], metaclass=Received):
             elif verdict == "defer":
                 await self._control.defer(arrived.key, idem, MIN_DELAY, "invalid event")
         except BaseException:
-            self._intake.put_back(arrived.key)
+            self._intake.put_back(arrived.held)
             raise
         if verdict == "raise":
             raise error
@@ -230,7 +232,8 @@ class Subscription(Generic[T], metaclass=Received):
             EnSyncSubscriptionError: The engine refuses, or the subscription was left.
             EnSyncConnectionError: The engine can't be reached in time.
         """
-        return await self._control.defer(self._known_key(event), _idem(event), delay, reason)
+        key = self._known_key(event)
+        return await self._control.defer(key, _idem(event), delay, reason)
 
     async def discard(self, event: AnyEvent | str, *, reason: str = "") -> ControlResult:
         """Rejects an event for good: it is not handed out again.
@@ -240,10 +243,11 @@ class Subscription(Generic[T], metaclass=Received):
             EnSyncSubscriptionError: The engine refuses, or the subscription was left.
             EnSyncConnectionError: The engine can't be reached in time.
         """
-        return await self._control.discard(self._known_key(event), _idem(event), reason)
+        key = self._known_key(event)
+        return await self._control.discard(key, _idem(event), reason)
 
     def _known_key(self, event: AnyEvent | str) -> EventKey | None:
-        return self._intake.key_of(event) if isinstance(event, str) else _key(event)
+        return self._intake.key_of(event) if isinstance(event, str) else _key(_check_event(event))
 
     def settle(
         self, event: Event[T], *, on_error: OnError = "defer", delay: float = 5.0
@@ -264,16 +268,21 @@ class Subscription(Generic[T], metaclass=Received):
         except BaseException:
             self._give_back(event)
             raise
-        self._in_loops.discard(_key(event))
-        self._intake.acknowledge(_key(event))
+        self._done(event)
+
+    def _done(self, event: Event[T]) -> None:
+        held = _held(event)
+        self._in_loops.discard(held)
+        self._intake.acknowledge(held)
 
     def _give_back(self, event: Event[T]) -> None:
-        self._in_loops.discard(_key(event))
-        self._intake.put_back(_key(event))
+        held = _held(event)
+        self._in_loops.discard(held)
+        self._intake.put_back(held)
 
     async def _settle_failed(self, event: Event[T], on_error: OnError, delay: float) -> None:
         """Defers or discards after an exception, which is the one to go on."""
-        if self._intake.place(_key(event)) is not Place.IN_HAND:
+        if not self._intake.is_in_hand(_held(event)):
             return
         try:
             if on_error == "defer":
@@ -282,6 +291,10 @@ class Subscription(Generic[T], metaclass=Received):
                 await self.discard(event, reason="processing failed")
         except EnSyncError as failure:
             logger.warning("event %r could not be settled (%s): %s", event.idem, on_error, failure)
+            if isinstance(failure, EnSyncSubscriptionError):
+                self._intake.settling_refused(_key(event))
+        finally:
+            self._give_back(event)
 
     async def for_each(
         self,
@@ -310,11 +323,12 @@ class Subscription(Generic[T], metaclass=Received):
         """
         check_count("concurrency", concurrency)
         check_choice("on_error", on_error, ("defer", "discard"))
+        check_handler(handler)
         run = HandlerRun(
             handler,
             concurrency=concurrency,
             take=self._take,
-            succeeded=lambda event: self._intake.acknowledge(_key(event)),
+            succeeded=self._done,
             failed=self._handler_failed(on_error, check_delay(delay)),
             cancelled=self._give_back,
         )
@@ -380,10 +394,12 @@ class Subscription(Generic[T], metaclass=Received):
         await self.pause(reason=reason)
         try:
             yield
-        finally:
-            with anyio.CancelScope(shield=True):
-                if not self._intake.finished:
-                    await self.resume()
+            if not self._intake.finished:
+                await self.resume()
+        except BaseException:
+            # Whatever ends the scope goes on at once; events flow as soon as may be.
+            self._intake.resume_unheard()
+            raise
 
     async def unsubscribe(self) -> ControlResult:
         """Ends the subscription before its block ends: every loop over it finishes.
@@ -403,8 +419,8 @@ class Subscription(Generic[T], metaclass=Received):
         """Settles what is done, gives back what is not. For :func:`open_subscription`."""
         self._intake.stop()
         if succeeded:
-            for key in list(self._in_loops):
-                self._intake.acknowledge(key)
+            for held in self._in_loops:
+                self._intake.acknowledge(held)
         self._in_loops.clear()
         try:
             with anyio.move_on_after(self._session.settings.drain_timeout, shield=True):
@@ -445,7 +461,7 @@ class Subscription(Generic[T], metaclass=Received):
 
 def _key_to_acknowledge(event: AnyEvent | str, block: int | None) -> EventKey:
     if not isinstance(event, str):
-        return _key(event)
+        return _key(_check_event(event))
     if block is None:
         raise EnSyncValidationError("ack() of an idem needs its block: ack(idem, block)")
     return EventKey(event, check_count("block", block, minimum=-(1 << 63)))
@@ -455,8 +471,20 @@ def _key(event: AnyEvent) -> EventKey:
     return EventKey(event.idem, event.block)
 
 
+def _held(event: Event[Any]) -> Held:
+    return Held(_key(event), event._number)  # pyright: ignore[reportPrivateUsage]
+
+
 def _idem(event: AnyEvent | str) -> str:
     return event if isinstance(event, str) else event.idem
+
+
+def _check_event(event: AnyEvent) -> AnyEvent:
+    if not isinstance(event, Event | RawEvent):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise EnSyncValidationError(
+            f"an event, or its idem as a str, is needed, not {type(event).__name__}"
+        )
+    return event
 
 
 @asynccontextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -9,7 +11,7 @@ import pytest
 import ensync
 from ensync.server.local import LocalEngine
 from ensync.testing import Faults
-from tests.conformance.harness import PATIENCE, Target, publish_all, unsettled
+from tests.conformance.harness import PATIENCE, Target, publish_all, take_one, unsettled
 
 pytestmark = pytest.mark.anyio
 
@@ -184,3 +186,19 @@ async def test_two_runs_share_the_events(
             tasks.cancel_scope.cancel()
     assert sorted(seen) == list(range(10))
     assert await unsettled(target, event_name) == []
+
+
+async def test_a_handler_that_is_not_async_is_refused_and_its_event_is_kept(
+    client: ensync.EnSyncClient, event_name: str
+) -> None:
+    def plain(_event: Event) -> None:
+        """What is easily written by mistake."""
+
+    not_async: Any = plain
+    await client.publish(event_name, [client.app_id], 1)
+    async with client.subscribe(event_name) as subscription:
+        with pytest.raises(ensync.EnSyncValidationError, match="async function"):
+            await subscription.for_each(7)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        with pytest.raises(ensync.EnSyncValidationError, match="async function"):
+            await subscription.for_each(not_async)
+        assert (await take_one(subscription)).payload == 1

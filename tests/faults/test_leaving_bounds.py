@@ -176,3 +176,21 @@ async def test_cancelling_a_first_connect_that_gets_no_answer(
 async def _never_connected(target: Target) -> None:
     async with target.connect(connect_timeout=FOR_EVER):
         pytest.fail("nobody answers")
+
+
+@pytest.mark.parametrize("moment", WITHOUT_A_LINK)
+async def test_a_pause_is_left_at_once_by_whatever_ends_it(
+    proxied: Target, proxy: FaultProxy, event_name: str, moment: str
+) -> None:
+    """Its end can't be told to the engine now, which is no reason to wait or to fail."""
+    bad = WITHOUT_A_LINK[moment]
+    with anyio.fail_after(PATIENCE):
+        async with (
+            proxied.connect(**bad.options(DRAIN)) as client,
+            client.subscribe(event_name) as subscription,
+        ):
+            with pytest.raises(LookupError):
+                async with subscription.paused():
+                    await bad.bring_about(proxy, client)
+                    raise LookupError
+            assert not subscription.is_paused

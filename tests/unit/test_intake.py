@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensync.errors import EnSyncConnectionError, EnSyncError, EnSyncSubscriptionError
-from ensync.intake import Intake
+from ensync.intake import Arrived, Held, Intake
 from ensync.ledger import EventKey, Place
 from ensync.session import Session
 from ensync.transports.base import Acknowledge, Delivery, StreamEnded
@@ -36,6 +36,11 @@ def delivery(number: int) -> Delivery:
 
 def key(number: int) -> EventKey:
     return EventKey(str(number), number)
+
+
+def held(arrived: Arrived | None) -> Held:
+    assert arrived is not None
+    return arrived.held
 
 
 class Bench:
@@ -102,9 +107,10 @@ class Use:
         self.intake = bench.intake
         self.buffer: deque[int] = deque()
         self.in_hand: list[int] = []
+        self.held: dict[int, Held] = {}
         self.given_back: list[int] = []
         self.delivered = 0
-        self.held = False
+        self.is_held = False
 
     async def run(self) -> None:
         steps = [self.deliver, self.deliver, self.again, self.take, self.put_back]
@@ -130,7 +136,7 @@ class Use:
 
     def arrived(self, number: int) -> None:
         self.buffer.append(number)
-        self.held = self.held or len(self.buffer) >= self.size
+        self.is_held = self.is_held or len(self.buffer) >= self.size
 
     async def take(self) -> None:
         if not self.buffer or self.intake.user_paused:
@@ -139,16 +145,17 @@ class Use:
         assert arrived is not None
         assert arrived.delivery.block == self.buffer.popleft()
         self.in_hand.append(arrived.delivery.block)
-        self.held = self.held and len(self.buffer) > self.size // 2
+        self.held[arrived.delivery.block] = arrived.held
+        self.is_held = self.is_held and len(self.buffer) > self.size // 2
 
     async def put_back(self) -> None:
         if (number := self.from_hand()) is not None:
-            self.intake.put_back(key(number))
+            self.intake.put_back(self.held[number])
             self.buffer.append(number)
 
     async def acknowledge(self) -> None:
         if (number := self.from_hand()) is not None:
-            self.intake.acknowledge(key(number))
+            self.intake.acknowledge(self.held[number])
 
     async def give_back(self) -> None:
         if (number := self.from_hand()) is not None:
@@ -172,7 +179,7 @@ class Use:
     def check(self) -> None:
         assert (self.intake.buffered, self.intake.in_hand) == (len(self.buffer), len(self.in_hand))
         if self.bench.engine.streams_are_apart:
-            assert self.bench.stream.held == self.held
+            assert self.bench.stream.held == self.is_held
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -228,20 +235,45 @@ async def test_an_engine_that_does_not_stop_loses_its_link_over_bytes_too(bench:
 
 async def test_what_is_put_back_comes_again_and_says_so(bench: Bench) -> None:
     bench.deliver(0, 1)
-    await bench.take()
-    bench.intake.put_back(key(0))
+    bench.intake.put_back(held(await bench.intake.take()))
     taken = [await bench.intake.take() for _ in range(2)]
     assert [(a.delivery.block, a.redelivered) for a in taken if a] == [(1, False), (0, True)]
 
 
 async def test_what_is_not_in_hand_is_not_put_back(bench: Bench) -> None:
     bench.deliver(0, 1)
-    await bench.take()
-    bench.intake.acknowledge(key(0))
-    for number in (0, 1, 2):
-        bench.intake.put_back(key(number))
+    taken = held(await bench.intake.take())
+    bench.intake.acknowledge(taken)
+    bench.intake.put_back(taken)
+    for number in (1, 2):
+        bench.intake.put_back(Held(key(number), number + 1))
     assert bench.intake.buffered == 1
     assert bench.engine.count(Acknowledge) == 1
+
+
+async def test_what_went_back_and_is_in_another_hand_is_that_one_s(bench: Bench) -> None:
+    bench.deliver(0)
+    first = held(await bench.intake.take())
+    bench.intake.put_back(first)
+    second = held(await bench.intake.take())
+    bench.intake.acknowledge(first)
+    bench.intake.put_back(first)
+    assert bench.engine.count(Acknowledge) == 0
+    assert (bench.intake.in_hand, bench.intake.buffered) == (1, 0)
+    bench.intake.acknowledge(second)
+    assert bench.engine.count(Acknowledge) == 1
+
+
+async def test_what_the_engine_does_not_settle_is_shown_once_more(bench: Bench) -> None:
+    bench.deliver(0)
+    for redelivered in (False, True):
+        arrived = await bench.intake.take()
+        assert arrived is not None
+        assert arrived.redelivered is redelivered
+        bench.intake.move(arrived.key, Place.ACKNOWLEDGING)
+        bench.intake.acknowledgement_refused(arrived.key, "no")
+    assert bench.intake.buffered == 0
+    assert bench.intake.place(key(0)) is Place.GIVEN_BACK
 
 
 async def test_several_takers_share_what_arrives(bench: Bench) -> None:

@@ -140,6 +140,8 @@ class Outcome(NamedTuple):
     delivery: Delivery | None = None
     unauthenticated: bool = False
     """The engine no longer knows this client: the session has to start anew."""
+    perhaps_repeated: bool = False
+    """The same request may have been acted on before. Said by the session, not by a link."""
 
 
 class Call(ABC):

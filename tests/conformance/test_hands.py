@@ -1,0 +1,175 @@
+"""Whose an event is: settled by the one that holds it, and by nobody who gave it back."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+import ensync
+from ensync.server.local import LocalEngine
+from ensync.testing import Faults
+from tests.conformance.harness import PATIENCE, Target, publish_all, take_one, unsettled
+
+pytestmark = pytest.mark.anyio
+
+Event = ensync.Event[int]
+
+
+async def test_a_loop_does_not_acknowledge_what_it_gave_back_and_another_holds(
+    client: ensync.EnSyncClient, target: Target, event_name: str
+) -> None:
+    await publish_all(client, event_name, [0])
+    with anyio.fail_after(PATIENCE), pytest.raises(LookupError):
+        async with client.subscribe(event_name) as subscription:
+            one, other = aiter(subscription), aiter(subscription)
+            event = await anext(one)
+            await event.defer(delay=0)
+            assert (await anext(other)).idem == event.idem
+            await publish_all(client, event_name, [1])
+            await anext(one)
+            raise LookupError
+    assert sorted(await unsettled(target, event_name)) == [0, 1]
+
+
+async def test_a_scope_does_not_acknowledge_what_was_given_back_in_it_and_another_holds(
+    client: ensync.EnSyncClient, target: Target, event_name: str
+) -> None:
+    await publish_all(client, event_name, [0])
+    with anyio.fail_after(PATIENCE):
+        async with client.subscribe(event_name, auto_ack=False) as subscription:
+            event = await take_one(subscription)
+            async with event.settle():
+                await event.defer(delay=0)
+                assert (await take_one(subscription)).redelivered
+    assert await unsettled(target, event_name) == [0]
+
+
+async def test_a_handler_does_not_acknowledge_what_it_gave_back_and_another_holds(
+    client: ensync.EnSyncClient, event_name: str
+) -> None:
+    await publish_all(client, event_name, [0])
+    others_turn = anyio.Event()
+    first_is_over = anyio.Event()
+    runs = 0
+
+    async def handler(event: Event) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            await event.defer(delay=0)
+            await others_turn.wait()
+            first_is_over.set()
+        elif runs == 2:
+            others_turn.set()
+            await first_is_over.wait()
+            await anyio.wait_all_tasks_blocked()
+            raise LookupError
+        else:
+            await subscription.unsubscribe()
+
+    with anyio.fail_after(PATIENCE):
+        async with client.subscribe(event_name) as subscription:
+            await subscription.for_each(handler, concurrency=2, delay=0)
+    assert runs == 3, "the one that failed has come again"
+
+
+async def test_what_the_engine_did_not_acknowledge_comes_again(
+    client: ensync.EnSyncClient, faults: Faults, event_name: str
+) -> None:
+    faults.refuse_next("acknowledge")
+    await publish_all(client, event_name, [0, 1])
+    seen: list[tuple[int, bool]] = []
+    with anyio.fail_after(PATIENCE):
+        async with client.subscribe(event_name) as subscription:
+            async for event in subscription:
+                seen.append((event.payload, event.redelivered))
+                if event.redelivered:
+                    break
+    assert seen == [(0, False), (1, False), (0, True)]
+
+
+async def test_what_the_engine_never_acknowledges_does_not_come_on_and_on(
+    client: ensync.EnSyncClient, faults: Faults, event_name: str
+) -> None:
+    faults.refuse_next("acknowledge", count=None)
+    await publish_all(client, event_name, [0])
+    seen = 0
+    async with client.subscribe(event_name) as subscription:
+        with anyio.fail_after(PATIENCE):
+            async for _ in subscription:
+                seen += 1
+                if seen == 2:
+                    break
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take_one, subscription)
+            await faults.wait_calls("acknowledge", 1)
+            await anyio.wait_all_tasks_blocked()
+            assert subscription.statistics().buffered == 0
+            tasks.cancel_scope.cancel()
+    assert seen == 2
+
+
+@pytest.mark.parametrize("way", ["handler", "scope"])
+async def test_cancelled_while_a_failure_is_settled_the_event_goes_to_another(
+    client: ensync.EnSyncClient, faults: Faults, event_name: str, way: str
+) -> None:
+    await publish_all(client, event_name, [0])
+    unanswered = faults.drop_request("defer")
+
+    async def fail(_event: Event) -> None:
+        raise LookupError
+
+    async def work() -> None:
+        if way == "handler":
+            await subscription.for_each(fail)
+        event = await take_one(subscription)
+        async with event.settle():
+            await fail(event)
+
+    with anyio.fail_after(PATIENCE):
+        async with client.subscribe(event_name, auto_ack=False) as subscription:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(work)
+                await unanswered.wait()
+                tasks.cancel_scope.cancel()
+            assert (await take_one(subscription)).redelivered
+
+
+async def test_what_is_settled_is_not_said_to_be_settled_otherwise(
+    client: ensync.EnSyncClient, engine: LocalEngine, event_name: str
+) -> None:
+    await publish_all(client, event_name, [0, 1])
+    async with client.subscribe(event_name, auto_ack=False) as subscription:
+        acknowledged = await take_one(subscription)
+        discarded = await take_one(subscription)
+        await acknowledged.ack()
+        await discarded.discard()
+        for event in (acknowledged, discarded):
+            with pytest.raises(ensync.EnSyncSubscriptionError, match="already"):
+                await event.defer(delay=5)
+        with pytest.raises(ensync.EnSyncSubscriptionError, match="already"):
+            await acknowledged.discard()
+        with pytest.raises(ensync.EnSyncSubscriptionError, match="already discarded"):
+            await discarded.ack()
+        await acknowledged.ack()  # as it is
+        statistics = subscription.statistics()
+    assert (statistics.acknowledged, statistics.deferred, statistics.discarded) == (1, 0, 1)
+    assert engine.statistics().deferred == 0
+
+
+@pytest.mark.parametrize("verb", ["defer", "discard"])
+async def test_settling_whose_answer_was_lost_is_done(
+    target: Target, faults: Faults, event_name: str, verb: str
+) -> None:
+    async with target.connect(reconnect=ensync.Reconnect(initial=1e-6, maximum=1e-6)) as client:
+        await publish_all(client, event_name, [0])
+        async with client.subscribe(event_name, auto_ack=False) as subscription:
+            event = await take_one(subscription)
+            if verb == "defer":
+                faults.abort_next("defer", after_commit=True)
+                await event.defer(delay=3600)
+            else:
+                faults.abort_next("discard", after_commit=True)
+                await event.discard()
+            statistics = subscription.statistics()
+    assert (statistics.deferred, statistics.discarded) == ((1, 0) if verb == "defer" else (0, 1))
