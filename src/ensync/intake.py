@@ -8,7 +8,7 @@ cancellation at any moment finds it in one place or the other.
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from functools import partial
 
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -21,6 +21,7 @@ from ensync.errors import (
     EnSyncSubscriptionError,
     EnSyncTimeoutError,
 )
+from ensync.event_buffer import Arrived, EventBuffer, Held, weight
 from ensync.ledger import Arrival, DeliveryLedger, EventKey, Place
 from ensync.session import Session
 from ensync.transports.base import (
@@ -33,7 +34,7 @@ from ensync.transports.base import (
     Unsubscribe,
 )
 
-__all__ = ["Arrived", "Held", "Intake", "NotRegistered"]
+__all__ = ["Intake", "NotRegistered"]
 
 logger = logging.getLogger("ensync")
 
@@ -46,35 +47,6 @@ _MAX_OVERSHOOT = 10_000
 _MAX_OVERSHOOT_BYTES = 256 << 20
 
 
-class Held(NamedTuple):
-    """An event as it was given to one loop. It may have gone back, and be another's, since."""
-
-    key: EventKey
-    number: int
-
-
-class Arrived(NamedTuple):
-    """An event in the buffer, or in a loop's hand.
-
-    Attributes:
-        delivery: The event.
-        redelivered: Whether it was here before.
-        number: Another one each time that it comes into the buffer.
-    """
-
-    delivery: Delivery
-    redelivered: bool
-    number: int
-
-    @property
-    def key(self) -> EventKey:
-        return EventKey(self.delivery.idem, self.delivery.block)
-
-    @property
-    def held(self) -> Held:
-        return Held(self.key, self.number)
-
-
 class NotRegistered(EnSyncConnectionError):
     """The engine does not know the subscription now, as its connection was lost."""
 
@@ -85,14 +57,14 @@ class Intake:
     def __init__(self, session: Session, event_name: str, buffer_size: int) -> None:
         self._session = session
         self._event_name = event_name
-        self._buffer_size = buffer_size
-        self._buffered = 0
-        self._send, self._receive = anyio.create_memory_object_stream[Arrived](float("inf"))
+        self._buffer = EventBuffer(buffer_size)
+        # The engine may go on for a while after it was told to pause.
+        self._flood = buffer_size + _MAX_OVERSHOOT
         self._ledger = DeliveryLedger()
         self._taken: dict[EventKey, Arrived] = {}
         self._kept: dict[EventKey, Delivery] = {}
         self._refused_once: set[EventKey] = set()
-        self._arrivals = 0
+        self._to_discard: list[EventKey] = []
         self._engine_pause = EnginePause(event_name)
         self._stream: Stream | None = None
         self._connection: Connection | None = None
@@ -132,11 +104,13 @@ class Intake:
         self._engine_pause.attached(connection)
         if self._held:
             self._hold()
+        self._discard_again()
         self.notify()
 
     def detached(self) -> None:
         self._stream = self._connection = None
         self._kept.clear()
+        self._to_discard.clear()
         self._engine_pause.detached()
         self.notify()
 
@@ -200,6 +174,7 @@ class Intake:
 
     def retry(self) -> None:
         self._engine_pause.reconcile()
+        self._discard_again()
 
     def failed(self, error: EnSyncError) -> None:
         self.detached()
@@ -212,9 +187,9 @@ class Intake:
         key = EventKey(delivery.idem, delivery.block)
         arrival = self._ledger.arrived(key)
         if arrival is Arrival.SHOW:
-            self._buffer(delivery, redelivered=False)
+            self._take_in(delivery, redelivered=False)
         elif arrival is Arrival.SHOW_AGAIN:
-            self._buffer(delivery, redelivered=True)
+            self._take_in(delivery, redelivered=True)
         elif arrival is Arrival.KEEP:
             self._kept[key] = delivery
         else:
@@ -224,12 +199,22 @@ class Intake:
     def _settle_again(self, arrival: Arrival, key: EventKey) -> None:
         if arrival is Arrival.ACKNOWLEDGE_AGAIN:
             self._session.acknowledgements.add(self, key)
-        elif arrival is Arrival.DISCARD_AGAIN and self._connection is not None:
-            request = Discard(self._event_name, key.idem, "discarded before")
-            self._connection.live_link.send(request, self._discarded_again)
+        elif arrival is Arrival.DISCARD_AGAIN:
+            self._to_discard.append(key)
+            self._discard_again()
 
-    def _discarded_again(self, answer: Outcome | EnSyncError) -> None:
+    def _discard_again(self) -> None:
+        if self._connection is None:
+            return
+        keys, self._to_discard = self._to_discard, []
+        for key in keys:
+            request = Discard(self._event_name, key.idem, "discarded before")
+            self._connection.live_link.send(request, partial(self._discarded_again, key))
+
+    def _discarded_again(self, key: EventKey, answer: Outcome | EnSyncError) -> None:
         logger.debug("discarded an event of %r again: %s", self._event_name, answer)
+        if isinstance(answer, EnSyncError):
+            self._to_discard.append(key)
 
     def acknowledged(self, key: EventKey) -> None:
         self.confirmed += 1
@@ -251,21 +236,20 @@ class Intake:
 
     @property
     def buffered(self) -> int:
-        return self._buffered
+        return self._buffer.count
 
     @property
     def in_hand(self) -> int:
         return self._ledger.count(Place.IN_HAND)
 
-    def _buffer(self, delivery: Delivery, *, redelivered: bool) -> None:
-        self._put(delivery, redelivered=redelivered)
+    def _take_in(self, delivery: Delivery, *, redelivered: bool) -> None:
+        self._buffer.put(delivery, redelivered=redelivered)
         if self._held:
-            self._bytes_since_held += len(delivery.payload)
-        elif self._buffered >= self._buffer_size:
+            self._bytes_since_held += weight(delivery)
+        elif self._buffer.is_full:
             self._held, self._bytes_since_held = True, 0
             self._hold()
-        too_many = self._buffered > self._buffer_size + _MAX_OVERSHOOT
-        if too_many or self._bytes_since_held > _MAX_OVERSHOOT_BYTES:
+        if self._buffer.count > self._flood or self._bytes_since_held > _MAX_OVERSHOOT_BYTES:
             self._refuse_flood()
         self.notify()
 
@@ -273,11 +257,6 @@ class Intake:
         if self._held and self._stream is not None:
             self._hold()
             self._stream.release()
-
-    def _put(self, delivery: Delivery, *, redelivered: bool) -> None:
-        self._arrivals += 1
-        self._send.send_nowait(Arrived(delivery, redelivered, self._arrivals))
-        self._buffered += 1
 
     def _hold(self) -> None:
         if self._stream is None or self._connection is None:
@@ -328,14 +307,12 @@ class Intake:
     def _take_nowait(self) -> Arrived | None:
         if self.user_paused:
             return None
-        try:
-            arrived = self._receive.receive_nowait()
-        except anyio.WouldBlock:
+        arrived = self._buffer.take()
+        if arrived is None:
             return None
         self._ledger.move(arrived.key, Place.IN_HAND)
         self._taken[arrived.key] = arrived
-        self._buffered -= 1
-        if self._held and self._buffered <= self._buffer_size // 2:
+        if self._held and self._buffer.has_room_again:
             self._release()
         return arrived
 
@@ -385,7 +362,7 @@ class Intake:
         kept = self._kept.pop(key, None)
         if kept is not None and place is Place.GIVEN_BACK and not self.finished:
             self._ledger.move(key, Place.BUFFERED)
-            self._buffer(kept, redelivered=True)
+            self._take_in(kept, redelivered=True)
 
     def is_in_hand(self, held: Held) -> bool:
         """Whether the event is still in the hand that it was given to."""
@@ -410,7 +387,7 @@ class Intake:
     def _put_back(self, key: EventKey) -> None:
         arrived = self._taken.pop(key)
         self._ledger.move(key, Place.BUFFERED)
-        self._put(arrived.delivery, redelivered=True)
+        self._buffer.put(arrived.delivery, redelivered=True)
         self.notify()
 
     def settling_refused(self, key: EventKey) -> None:
@@ -473,8 +450,7 @@ class Intake:
         if self.finished:
             return
         self.finished, self.error = True, error
-        self._send.close()
-        self._receive.close()
+        self._buffer.close()
         self.notify()
 
     def check_open(self) -> None:

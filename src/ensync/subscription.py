@@ -17,8 +17,9 @@ from ensync.errors import (
     EnSyncValidationError,
 )
 from ensync.event import ControlResult, DeferResult, Event, OnError, RawEvent, Receipt
+from ensync.event_buffer import Arrived, Held
 from ensync.handling import Handler, HandlerRun, check_handler
-from ensync.intake import Arrived, Held, Intake
+from ensync.intake import Intake
 from ensync.ledger import EventKey
 from ensync.options import check_choice, check_count
 from ensync.reading import EventReader, InvalidEventPolicy, judge

@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensync.errors import EnSyncConnectionError, EnSyncError, EnSyncSubscriptionError
-from ensync.intake import Arrived, Held, Intake
+from ensync.event_buffer import Arrived, Held
+from ensync.intake import Intake
 from ensync.ledger import EventKey, Place
 from ensync.session import Session
-from ensync.transports.base import Acknowledge, Delivery, StreamEnded
+from ensync.transports.base import Acknowledge, Delivery, Discard, StreamEnded
 from tests.unit.scripted_link import ScriptedEngine, ScriptedStream
 from tests.unit.scripted_program import NO_SIDE, SETTINGS
 
@@ -221,14 +222,46 @@ async def test_an_engine_that_does_not_stop_loses_its_link(bench: Bench) -> None
     assert (await bench.session.current.wait_lost()).code == "flooded"
 
 
+def large(number: int) -> Delivery:
+    return delivery(number)._replace(payload="x" * (4 << 20), metadata="")
+
+
+async def test_a_few_large_events_fill_the_buffer_too(bench: Bench) -> None:
+    for number in range(4):
+        assert not bench.is_held_back
+        bench.stream.on_delivery(large(number))
+    for _ in range(2):
+        assert bench.is_held_back
+        await bench.take()
+    assert not bench.is_held_back
+    bench.intake.move(key(0), Place.GIVEN_BACK)
+    bench.stream.on_delivery(large(0))
+    bench.stream.on_delivery(large(4))
+    assert bench.is_held_back
+
+
+async def test_what_was_discarded_and_comes_again_is_discarded_until_the_engine_says_so(
+    bench: Bench,
+) -> None:
+    bench.deliver(0)
+    await bench.take()
+    bench.intake.move(key(0), Place.DISCARDED)
+    bench.engine.replies[Discard].append(EnSyncConnectionError("not now"))
+    bench.deliver(0)
+    assert bench.engine.count(Discard) == 1
+    for _ in range(2):
+        bench.intake.retry()
+        assert bench.engine.count(Discard) == 2
+    assert bench.intake.buffered == 0
+
+
 async def test_an_engine_that_does_not_stop_loses_its_link_over_bytes_too(bench: Bench) -> None:
-    payload = "x" * (4 << 20)
     bench.deliver(*range(1000))
     assert bench.is_held_back
     for number in range(1000, 1064):
-        bench.stream.on_delivery(delivery(number)._replace(payload=payload))
+        bench.stream.on_delivery(large(number))
     assert bench.engine.link.is_open
-    bench.stream.on_delivery(delivery(1064)._replace(payload=payload))
+    bench.stream.on_delivery(large(1064))
     assert bench.session.current is not None
     assert (await bench.session.current.wait_lost()).code == "flooded"
 
