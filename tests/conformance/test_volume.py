@@ -1,14 +1,14 @@
-"""Ten thousand events: exactly once, acknowledged, and nothing left."""
+"""Ten thousand events from one process to another: exactly once, acknowledged, nothing left."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
 
 import anyio
 import pytest
 
-import ensync
 from ensync.server.local import LocalEngine
+from tests.conformance import bulk_publisher
 from tests.conformance.harness import Target
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -16,34 +16,30 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 EVENTS = 10_000
 
 
-def outgoing(app_id: str, event_name: str) -> Iterator[ensync.OutgoingEvent]:
-    for number in range(EVENTS):
-        payload = {"number": number, "padding": "x" * 220}
-        yield ensync.OutgoingEvent(event_name, [app_id], payload)
-
-
 @pytest.mark.timeout(120)
 async def test_each_arrives_once_and_is_acknowledged(
-    target: Target, engine: LocalEngine, event_name: str
+    target: Target, engine: LocalEngine, event_name: str, anyio_backend_name: str
 ) -> None:
     numbers: list[int] = []
+    accepted: list[int] = []
 
-    async def publish(client: ensync.EnSyncClient, app_id: str) -> None:
-        async with client.publish_many(outgoing(app_id, event_name)) as outcomes:
-            async for outcome in outcomes:
-                outcome.unwrap()
+    async def publish(app_id: str) -> None:
+        script, app_key = bulk_publisher.__file__, target.other_keys.app_key
+        arguments = [target.url, app_key, app_id, event_name, str(EVENTS), anyio_backend_name]
+        done = await anyio.run_process([sys.executable, script, *arguments], stderr=None)
+        accepted.append(int(done.stdout))
 
     async with (
         target.connect() as consumer,
-        target.connect(target.other_keys) as publisher,
         consumer.subscribe(event_name) as subscription,
         anyio.create_task_group() as tasks,
     ):
-        tasks.start_soon(publish, publisher, consumer.app_id)
+        tasks.start_soon(publish, consumer.app_id)
         async for event in subscription:
             numbers.append(event.payload["number"])
             if len(numbers) == EVENTS:
                 break
+    assert accepted == [EVENTS]
     assert sorted(numbers) == list(range(EVENTS))
     statistics = engine.statistics()
     assert (statistics.acknowledged, statistics.redelivered) == (EVENTS, 0)
