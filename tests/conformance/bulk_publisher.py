@@ -20,7 +20,8 @@ def outgoing(recipient: str, event_name: str, count: int) -> Iterator[ensync.Out
         yield ensync.OutgoingEvent(event_name, [recipient], payload)
 
 
-async def main(url: str, app_key: str, recipient: str, event_name: str, count: str) -> None:
+async def main(arguments: list[str]) -> None:
+    url, app_key, recipient, event_name, count = arguments
     events = outgoing(recipient, event_name, int(count))
     async with (
         ensync.connect(url, app_key=app_key) as client,
@@ -31,4 +32,4 @@ async def main(url: str, app_key: str, recipient: str, event_name: str, count: s
 
 
 if __name__ == "__main__":
-    anyio.run(main, *sys.argv[1:6], backend=sys.argv[6])
+    anyio.run(main, sys.argv[1:6], backend=sys.argv[6])
