@@ -9,7 +9,7 @@ SOAK = --minutes $(or $(MINUTES),15) --backend $(or $(BACKEND),trio) --transport
   $(if $(SEED),--seed $(SEED))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest soak proto bench clean
+.PHONY: help demo test lint types pytest soak trials proto bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 12
@@ -33,11 +33,18 @@ pytest: $(VENV)/.dev ## Run the test suite
 soak: $(VENV)/.dev ## Work while everything fails, for MINUTES (15), with a SEED, BACKEND and TRANSPORT
 	$(BIN)/python -m tests.faults.soak $(SOAK)
 
+trials: $(VENV)/.dev ## Kill, interrupt, reconnect and throw garbage as often as make test has no time for
+	ENSYNC_KILLS=200 ENSYNC_INTERRUPTS=50 ENSYNC_RECONNECTS=1000 ENSYNC_FUZZ_FRAMES=100000 \
+	$(BIN)/pytest --capture=no tests/faults/test_kill_engine.py tests/faults/test_interrupts.py \
+	  tests/faults/test_census.py tests/faults/test_fuzzed_doors.py
+
 proto: $(VENV)/.dev ## Generate src/ensync/proto from proto/ensync.proto
 	$(BIN)/python scripts/generate_proto.py src/ensync/proto
 
-bench: $(VENV)/.dev ## Compare speed with other clients
+bench: $(VENV)/.dev ## Compare speed with other clients, and a file of a million events with an empty one
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.starting
+	$(BIN)/python -m benchmarks.million
 
 clean: ## Remove what was made, .venv too
 	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
