@@ -109,20 +109,19 @@ class Control:
 
     async def _settle(self, key: EventKey | None, request: Request, place: Place) -> Outcome:
         self._intake.check_open()
-        before = None if key is None else self._intake.place(key)
-        if key is not None and before is Place.IN_HAND:
+        after: Place | None = None
+        if key is not None and self._intake.place(key) is Place.IN_HAND:
+            after = Place.IN_HAND
             # A copy that arrives meanwhile is not shown, or not yet.
             deferring = place is Place.GIVEN_BACK
             self._intake.move(key, Place.DEFERRING if deferring else Place.ACKNOWLEDGING)
-        settled = False
         try:
             outcome = await self._session.request(request)
             settled = _is_settled(request, outcome)
+            after = place if settled else _place_of_settled(outcome) or after
         finally:
-            if key is not None and settled:
-                self._intake.move(key, place)
-            elif key is not None and before is Place.IN_HAND:
-                self._intake.move(key, Place.IN_HAND)
+            if key is not None and after is not None:
+                self._intake.move(key, after)
         if not settled:
             raise self._refused(request, outcome)
         return outcome
@@ -203,6 +202,16 @@ def _is_settled(request: Request, outcome: Outcome) -> bool:
     if any(verb in text for kind, verb in _VERBS.items() if not isinstance(request, kind)):
         return False
     return means_done(outcome) and (outcome.perhaps_repeated or isinstance(request, Acknowledge))
+
+
+def _place_of_settled(outcome: Outcome) -> Place | None:
+    """What became of an event that the engine says was settled before, in another way."""
+    if not means_done(outcome):
+        return None
+    text = outcome.message.lower()
+    if _VERBS[Defer] in text:
+        return Place.GIVEN_BACK
+    return Place.DISCARDED if _VERBS[Discard] in text else Place.ACKNOWLEDGED
 
 
 def _completed(replayed: Delivery, in_hand: Delivery | None) -> Delivery:

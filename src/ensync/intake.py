@@ -203,6 +203,13 @@ class Intake:
             self._to_discard.append(key)
             self._discard_again()
 
+    def discard_unheard(self, held: Held) -> None:
+        """Discards an event that is in hand, without waiting: until the engine has answered."""
+        if self.is_in_hand(held):
+            self.move(held.key, Place.DISCARDED)
+            self._to_discard.append(held.key)
+            self._discard_again()
+
     def _discard_again(self) -> None:
         if self._connection is None:
             return

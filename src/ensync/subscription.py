@@ -283,7 +283,8 @@ class Subscription(Generic[T], metaclass=Received):
 
     async def _settle_failed(self, event: Event[T], on_error: OnError, delay: float) -> None:
         """Defers or discards after an exception, which is the one to go on."""
-        if not self._intake.is_in_hand(_held(event)):
+        held = _held(event)
+        if not self._intake.is_in_hand(held):
             return
         try:
             if on_error == "defer":
@@ -292,9 +293,12 @@ class Subscription(Generic[T], metaclass=Received):
                 await self.discard(event, reason="processing failed")
         except EnSyncError as failure:
             logger.warning("event %r could not be settled (%s): %s", event.idem, on_error, failure)
-            if isinstance(failure, EnSyncSubscriptionError):
-                self._intake.settling_refused(_key(event))
+            if isinstance(failure, EnSyncSubscriptionError) and self._intake.is_in_hand(held):
+                self._intake.settling_refused(held.key)
         finally:
+            # Without an answer it may be discarded: then it must not be shown again.
+            if on_error == "discard":
+                self._intake.discard_unheard(held)
             self._give_back(event)
 
     async def for_each(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import anyio
 import pytest
 
@@ -173,3 +175,51 @@ async def test_settling_whose_answer_was_lost_is_done(
                 await event.discard()
             statistics = subscription.statistics()
     assert (statistics.deferred, statistics.discarded) == ((1, 0) if verb == "defer" else (0, 1))
+
+
+@pytest.mark.parametrize("on_error", ["defer", "discard"])
+async def test_what_was_settled_elsewhere_is_not_shown_for_a_failed_handler_s_sake(
+    client: ensync.EnSyncClient,
+    target: Target,
+    event_name: str,
+    on_error: Literal["defer", "discard"],
+) -> None:
+    await publish_all(client, event_name, [0, 1])
+    seen: list[int] = []
+
+    async def handler(event: Event) -> None:
+        seen.append(event.payload)
+        if event.payload == 1:
+            await subscription.unsubscribe()
+            return
+        async with target.connect() as other, other.subscribe(event_name) as elsewhere:
+            await elsewhere.ack(event.idem, event.block)
+        raise LookupError
+
+    with anyio.fail_after(PATIENCE):
+        async with client.subscribe(event_name) as subscription:
+            await subscription.for_each(handler, on_error=on_error, delay=0)
+    assert seen == [0, 1]
+    assert await unsettled(target, event_name) == []
+
+
+async def test_a_discard_whose_answer_is_lost_is_not_shown_again(
+    target: Target, faults: Faults, engine: LocalEngine, event_name: str
+) -> None:
+    quick = ensync.Reconnect(initial=1e-6, maximum=1e-6)
+    seen: list[int] = []
+    async with target.connect(request_timeout=0.3, reconnect=quick) as client:
+        await publish_all(client, event_name, [0, 1])
+        faults.drop_reply("discard")
+
+        async def handler(event: Event) -> None:
+            seen.append(event.payload)
+            if event.payload == 1:
+                await subscription.unsubscribe()
+            raise LookupError
+
+        with anyio.fail_after(PATIENCE):
+            async with client.subscribe(event_name) as subscription:
+                await subscription.for_each(handler, on_error="discard")
+    assert seen == [0, 1]
+    assert engine.statistics().discarded >= 1
