@@ -24,9 +24,10 @@ from ensync.server.store import QueueKey
 from ensync.testing import FaultProxy
 from ensync.transports.grpc_connection import HTTP2_WAYS, Http2
 from tests.faults.soak_census import Census, noticing_all
+from tests.faults.soak_conditions import Conditions
 from tests.faults.soak_engine import DurableEngine
 from tests.faults.soak_ledger import Ledger
-from tests.faults.soak_publishers import NAMES, publish_batches, publish_singly
+from tests.faults.soak_publishers import publish_batches, publish_singly
 from tests.faults.soak_readers import drain, listeners, work
 from tests.faults.soak_report import Progress, Report, table
 from tests.faults.soak_scene import Scene
@@ -54,6 +55,7 @@ class Plan(NamedTuple):
 
     Attributes:
         seconds: How long to work and fail.
+        seed: What the dice, and the conditions, depend on.
         rate: How many events to publish in a second.
         gap: How many seconds pass, on average, between two faults of each kind of
             weather: there are two networks, and the engine.
@@ -67,6 +69,15 @@ class Plan(NamedTuple):
     rate: float = 150.0
     gap: float = 1.0
 
+    @property
+    def conditions(self) -> Conditions:
+        """What the seed chooses."""
+        return Conditions.chosen_by(self.seed)
+
+    def __str__(self) -> str:
+        way = f"{self.backend}, {self.transport}, http2={self.http2}"
+        return f"seed {self.seed}: {way}; {self.conditions}"
+
 
 class Soak:
     """One run."""
@@ -75,9 +86,9 @@ class Soak:
         self._plan = plan
         self._lot = random.Random(plan.seed)
         self._ledger = Ledger()
-        self._engine = DurableEngine(data, self._ledger)
+        self._engine = DurableEngine(data, self._ledger, **plan.conditions.engine_options)
         self._progress = Progress()
-        self.report = Report(plan.seed, plan.backend, plan.transport, plan.http2)
+        self.report = Report(str(plan))
 
     async def run(self) -> Report:
         """Works, recovers, and compares."""
@@ -99,12 +110,12 @@ class Soak:
         return self.report
 
     def _scene(self) -> Scene:
-        shop, billing, till = (
-            self._engine.create_app(name) for name in ("shop", "billing", "till")
-        )
+        create_app = self._engine.create_app
+        shop, billing, till = create_app("shop"), create_app("billing"), create_app("till")
         for app in (shop, billing):
             self._ledger.add_app(app.app_id)
-        return Scene(self._ledger, shop, billing, till, self._plan.http2)
+        plan = self._plan
+        return Scene(self._ledger, plan.conditions, (shop, billing, till), plan.http2)
 
     @property
     def _url(self) -> str:
@@ -204,10 +215,10 @@ class Soak:
         with anyio.move_on_after(DRAIN_LIMIT):
             async with anyio.create_task_group() as tasks:
                 for app in (scene.shop, scene.billing):
-                    tasks.start_soon(drain, scene, app, self._url, NAMES)
+                    tasks.start_soon(drain, scene, app, self._url, scene.names)
                 await self._engine.until_all_settled()
                 tasks.cancel_scope.cancel()
-        for app, name in product((scene.shop, scene.billing), NAMES):
+        for app, name in product((scene.shop, scene.billing), scene.names):
             self._ledger.found(await self._engine.stored(QueueKey(app.app_id, name)))
         self._ledger.compare()
 
@@ -239,7 +250,7 @@ async def soak(plan: Plan, data: Path) -> Report:
 
 def main() -> None:
     plan, as_json = _arguments()
-    print(f"seed {plan.seed}: {plan.backend}, {plan.transport}", file=sys.stderr, flush=True)
+    print(plan, file=sys.stderr, flush=True)
     faulthandler.dump_traceback_later(plan.seconds + HUNG_AFTER, exit=True)
     with tempfile.TemporaryDirectory(prefix="ensync-soak-") as folder:
         report = anyio.run(soak, plan, Path(folder) / "events.db", backend=plan.backend)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 __all__ = ["Fate", "Ledger", "State", "StoredCopy", "Violation"]
 
 MOST_EXAMPLES = 50
+NOBODY, SEVERAL = 0, (1 << 32) - 1  # among readers, who are numbered from 1
 
 
 class Fate(enum.IntEnum):
@@ -57,7 +58,7 @@ class _Account:
         self.fates = bytearray()
         self.idems = array("q")  # hashed
         self.handed = array("L")  # how often
-        self.finished = bytearray()  # whether any reader was ever done with it
+        self.finisher = array("L")  # the only reader who was ever done with it, or SEVERAL
         self.finished_by = array("L")  # the last reader, unless it was handed out since
         self.confirmed = bytearray()
         self.committed = bytearray()
@@ -66,9 +67,9 @@ class _Account:
     def add(self, fate: Fate) -> None:
         """Opens a line for the next number."""
         self.fates.append(fate)
-        for column in (self.idems, self.handed, self.finished_by):
+        for column in (self.idems, self.handed, self.finisher, self.finished_by):
             column.append(0)
-        for flags in (self.finished, self.confirmed, self.committed, self.found):
+        for flags in (self.confirmed, self.committed, self.found):
             flags.append(0)
 
 
@@ -143,13 +144,24 @@ class Ledger:
         elif settled:
             # It had been lent to another client, too, which had lost its connection.
             self.counts["stale copies"] += 1
-        account.finished_by[number] = 0
+        account.finished_by[number] = NOBODY
 
     def finished(self, number: int, app_id: str, reader: int) -> None:
         """A reader is done with an event: it may be settled from now on."""
         account = self._accounts[app_id]
-        account.finished[number] = True
+        only = account.finisher[number] in (NOBODY, reader)
+        account.finisher[number] = reader if only else SEVERAL
         account.finished_by[number] = reader
+
+    def put_off(self, number: int, app_id: str, reader: int) -> None:
+        """A reader is about to give an event back: what it did before does not count.
+
+        What another reader did may count yet: its acknowledgement may be on the way.
+        """
+        account = self._accounts[app_id]
+        self.counts["put off"] += 1
+        if account.finisher[number] == reader:
+            account.finisher[number] = NOBODY
 
     def confirmed(self, number: int, app_id: str, state: State) -> None:
         """A reader was told that the event is settled."""
@@ -170,7 +182,7 @@ class Ledger:
         self.counts[state.name.lower()] += 1
         if account.committed[number]:
             self.violate("settled twice", f"event {number} was settled twice")
-        if not account.finished[number]:
+        if account.finisher[number] == NOBODY:
             self.violate("settled unfinished", f"no reader was done with event {number}")
         account.committed[number] = state
 

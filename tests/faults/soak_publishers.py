@@ -12,27 +12,21 @@ import ensync
 from ensync.event import OutgoingEvent, PublishOutcome
 from ensync.publishing import Encryption
 from tests.faults.soak_engine import NUMBER
-from tests.faults.soak_scene import Scene, payload_of
+from tests.faults.soak_scene import Scene
 
-__all__ = ["NAMES", "publish_batches", "publish_singly"]
+__all__ = ["publish_batches", "publish_singly"]
 
-ONE_RECIPIENT = ("soak/loop", "soak/hand", "soak/interrupted", "soak/paused")
-SEVERAL_RECIPIENTS = ("soak/both", "soak/scopes", "soak/handlers")
-NAMES = ONE_RECIPIENT + SEVERAL_RECIPIENTS
 TASKS = 4
 
 
 def next_event(scene: Scene, lot: random.Random) -> OutgoingEvent:
     """Enters an event that is to be sent now."""
-    name = lot.choice(NAMES)
-    recipients = [scene.shop.app_id]
-    if name in SEVERAL_RECIPIENTS:
-        recipients = lot.choice(
-            [recipients, [scene.billing.app_id], [*recipients, scene.billing.app_id]]
-        )
+    name = lot.choice(scene.names)
+    recipients = scene.recipients(name, lot)
     number = scene.ledger.sending(recipients)
     encryption: Encryption = "hybrid" if lot.random() < 0.1 else "sealed"
-    return OutgoingEvent(name, recipients, payload_of(number), {NUMBER: number}, encryption, number)
+    payload = scene.payload_of(number)
+    return OutgoingEvent(name, recipients, payload, {NUMBER: number}, encryption, number)
 
 
 async def publish_singly(scene: Scene, url: str, rate: float, lot: random.Random) -> None:

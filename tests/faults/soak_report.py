@@ -24,12 +24,13 @@ ALL_KINDS = (
 
 @dataclass
 class Report:
-    """All figures of a soak."""
+    """All figures of a soak.
 
-    seed: int
-    backend: str
-    transport: str
-    http2: str
+    Attributes:
+        plan: What was to be done: the seed, and what else it takes to do it again.
+    """
+
+    plan: str
     seconds: float = 0.0
     events: dict[str, int] = field(default_factory=dict[str, int])
     faults: dict[str, int] = field(default_factory=dict[str, int])
@@ -59,7 +60,7 @@ class Report:
 def table(report: Report) -> str:
     """All of it, for people."""
     lines = [
-        f"seed {report.seed}, {report.backend}, {report.transport}, http2={report.http2}, "
+        report.plan,
         f"{report.seconds:.0f} s",
         *_rows("events", report.events),
         *_rows(f"faults: {sum(report.faults.values())}", report.faults),

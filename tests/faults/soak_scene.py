@@ -13,9 +13,17 @@ import anyio
 import ensync
 from ensync.server.apps import App
 from ensync.transports.grpc_connection import Http2
+from tests.faults.soak_conditions import Conditions
 from tests.faults.soak_ledger import Ledger
 
-__all__ = ["Oops", "Scene", "payload_of"]
+__all__ = ["Oops", "Scene"]
+
+ONE_RECIPIENT = ("soak/loop", "soak/hand", "soak/interrupted", "soak/paused")
+SEVERAL_RECIPIENTS = ("soak/both", "soak/scopes", "soak/handlers")
+
+LONGEST_SMALL_PAYLOAD = 200
+LONGEST_PAYLOAD = 100_000  # as hexadecimal digits it is twice as long
+ONE_IS_LARGE_IN = 100
 
 HEARTBEAT = 0.7
 REQUEST_TIMEOUT = 1.5
@@ -32,6 +40,8 @@ class Scene:
     """One soak's people and things.
 
     Attributes:
+        conditions: What the seed chose.
+        names: What events are published under.
         publishing: Whether more is to be published.
         working: Whether clients are to connect again when they have left.
         calm: Whether the faults are over, so that everything has to come right.
@@ -41,10 +51,19 @@ class Scene:
         slowest_leave: How long it took at most to leave a client's block, in seconds.
     """
 
-    def __init__(self, ledger: Ledger, shop: App, billing: App, till: App, http2: Http2) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        conditions: Conditions,
+        apps: tuple[App, App, App],
+        http2: Http2,
+    ) -> None:
         self.ledger = ledger
-        self.shop, self.billing, self.till = shop, billing, till
+        self.conditions = conditions
+        self.shop, self.billing, self.till = apps
         self.http2: Http2 = http2
+        self.more_names = [f"soak/more/{number}" for number in range(conditions.more_names)]
+        self.names = [*ONE_RECIPIENT, *SEVERAL_RECIPIENTS, *self.more_names]
         self.publishing = self.working = True
         self.calm = False
         self.faults: Counter[str] = Counter()
@@ -58,6 +77,23 @@ class Scene:
         """Names one more subscription."""
         self._readers += 1
         return self._readers
+
+    def recipients(self, name: str, lot: random.Random) -> list[str]:
+        """Whom an event of this name goes to."""
+        shop, billing = self.shop.app_id, self.billing.app_id
+        if name not in SEVERAL_RECIPIENTS:
+            return [shop]
+        return lot.choice([[shop], [billing], [shop, billing]])
+
+    def payload_of(self, number: int) -> dict[str, Any]:
+        """What an event with this number says: from nothing much to a few hundred bytes.
+
+        Where payloads may be large, one in a hundred is of up to 200 KB.
+        """
+        lot, size = random.Random(number), number % LONGEST_SMALL_PAYLOAD
+        if self.conditions.large_payloads and number % ONE_IS_LARGE_IN == 0:
+            size = lot.randint(0, LONGEST_PAYLOAD)
+        return {"number": number, "text": lot.randbytes(size).hex()}
 
     @asynccontextmanager
     async def client(self, app: App, url: str) -> AsyncIterator[ensync.EnSyncClient]:
@@ -101,8 +137,3 @@ def _leaves(group: ExceptionGroup[ensync.EnSyncError]) -> Iterator[ensync.EnSync
             yield from _leaves(error)
         else:
             yield error
-
-
-def payload_of(number: int) -> dict[str, Any]:
-    """What an event with this number says: from nothing much to a few hundred bytes."""
-    return {"number": number, "text": random.Random(number).randbytes(number % 200).hex()}
