@@ -129,9 +129,10 @@ async def play(stage: Stage, kind: type[Play], way: Way, at: int) -> Cut:
     await one.prepare()
     with anyio.fail_after(PATIENCE):
         cut = await run(one.act, way, at)
-    await one.come_to_rest(cut)
-    await one.check(cut)
-    await stage.census.is_the_same_again()
+    with anyio.fail_after(PATIENCE):
+        await one.come_to_rest(cut)
+        await one.check(cut)
+        await stage.census.is_the_same_again()
     return cut
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import gc
 import os
 import warnings
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 
 import anyio
 import anyio.lowlevel
@@ -19,17 +19,20 @@ import trio_asyncio
 import ensync
 from ensync.server.retention import Retention
 from ensync.testing import Faults
-from tests.conformance.harness import Keys, Target, opened, publish_all, take, take_one
+from tests.conformance.harness import PATIENCE, Keys, Target, opened, publish_all, take
 from tests.faults import soak_census
 from tests.faults.census import Census
 
 pytestmark = pytest.mark.anyio
 
-RECONNECTS = int(os.environ.get("ENSYNC_RECONNECTS", "200"))
+RECONNECTS = int(os.environ.get("ENSYNC_RECONNECTS", "150"))
 # What is made once, such as caches, is there by then.
 WARM = 50
 AT_ONCE = ensync.Reconnect(initial=1e-6, maximum=1e-6, max_attempts=None)
 MEMORY_SLACK_MIB = 3.0
+EVENTS = 3
+# More subscriptions than fit on one connection, which keeps half of its streams for calls.
+FEW_STREAMS, SUBSCRIPTIONS = 3, 3
 
 
 async def _success(_scope: anyio.CancelScope) -> None:
@@ -87,36 +90,59 @@ async def test_nothing_is_left_of_a_program_that_is_refused(target: Target) -> N
     await nothing_is_left_of(lambda: refused(target))
 
 
-async def reconnect(
-    client: ensync.EnSyncClient, subscription: ensync.Subscription[int], faults: Faults
-) -> None:
-    """Loses the link with an event in hand and one in the buffer, and goes on."""
+class Reader:
+    """A loop over one subscription, that goes on from time to time."""
+
+    def __init__(self, client: ensync.EnSyncClient, subscription: ensync.Subscription[int]) -> None:
+        self._client = client
+        self._name = subscription.event_name
+        self._events = aiter(subscription)
+        self._published = 0
+
+    async def take_some(self) -> None:
+        """Leaves with one event in hand, and acknowledgements on their way."""
+        numbers = range(self._published, self._published + EVENTS)
+        self._published += EVENTS
+        await publish_all(self._client, self._name, numbers)
+        with anyio.fail_after(PATIENCE):
+            assert [(await anext(self._events)).payload for _ in numbers] == [*numbers]
+
+
+async def reconnect(readers: Sequence[Reader], number: int, faults: Faults) -> None:
+    """Loses the link, and every connection, in the middle of a loop, and goes on."""
+    await readers[number % len(readers)].take_some()
     subscribes = faults.calls("subscribe")
-    await publish_all(client, subscription.event_name, [1, 2])
-    event = await take_one(subscription)
     faults.abort_connections()
-    await faults.wait_calls("subscribe", subscribes + 1)
-    await event.ack()
-    await (await take_one(subscription)).ack()
+    await faults.wait_calls("subscribe", subscribes + len(readers))
 
 
 @pytest.mark.timeout(60 + RECONNECTS // 5)
 async def test_reconnecting_piles_nothing_up(transport: str, faults: Faults) -> None:
     async with (
-        # Settled events are kept, and would be taken for a leak.
-        opened(transport, hooks=faults, retention=Retention(events=10)) as (target, _),
+        opened(
+            transport,
+            hooks=faults,
+            # Settled events are kept, and would be taken for a leak.
+            retention=Retention(events=10),
+            max_concurrent_streams=FEW_STREAMS,
+        ) as (target, engine),
         target.connect(reconnect=AT_ONCE) as client,
-        client.subscribe("orders", auto_ack=False) as subscription,
+        AsyncExitStack() as stack,
     ):
-        for _ in range(WARM):
-            await reconnect(client, subscription, faults)
+        readers = [
+            Reader(client, await stack.enter_async_context(client.subscribe(f"orders/{number}")))
+            for number in range(SUBSCRIPTIONS)
+        ]
+        for number in range(WARM):
+            await reconnect(readers, number, faults)
         before = await at_rest()
-        for _ in range(RECONNECTS - WARM):
-            await reconnect(client, subscription, faults)
+        for number in range(WARM, RECONNECTS):
+            await reconnect(readers, number, faults)
         after = await at_rest()
     print(f"after {WARM}: {before}; after {RECONNECTS}: {after}")
     assert (after.tasks, after.files) == (before.tasks, before.files)
     assert after.memory_mib < before.memory_mib + MEMORY_SLACK_MIB
+    assert engine.statistics().acknowledged == RECONNECTS * EVENTS
 
 
 async def at_rest() -> soak_census.Census:
