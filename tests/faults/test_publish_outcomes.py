@@ -15,10 +15,33 @@ import ensync
 from ensync.server.memory import MemoryStore
 from ensync.server.store import QueueKey
 from ensync.testing import Direction, FaultProxy, Faults
+from ensync.transports.grpc_connection import Http2
 from tests.conformance.harness import PATIENCE, Target, opened
 from tests.faults.waiters import state_reached
 
-pytestmark = pytest.mark.anyio
+
+class Way(NamedTuple):
+    """How a client talks to its engine."""
+
+    transport: str
+    http2: Http2 = "auto"
+
+    @property
+    def leaves_at_goaway(self) -> bool | None:
+        """Whether an answer is not waited for; None where a close frame may come before it."""
+        return None if self.transport == "websocket" else self.http2 != "auto"
+
+
+WAYS = {
+    "grpc": Way("grpc"),
+    "grpc over h2": Way("grpc", "h2"),
+    "grpc over grpclib": Way("grpc", "grpclib"),
+    "websocket": Way("websocket"),
+}
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("way", WAYS.values(), ids=WAYS),
+]
 
 SOON = ensync.Reconnect(initial=0.002, maximum=0.01, max_attempts=None)
 NAME = "orders/new"
@@ -111,12 +134,14 @@ class Shop:
 
 
 @asynccontextmanager
-async def open_shop(transport: str) -> AsyncIterator[Shop]:
+async def open_shop(way: Way) -> AsyncIterator[Shop]:
     faults, store = Faults(), MemoryStore()
     async with (
-        opened(transport, hooks=faults, store=store) as (target, engine),
+        opened(way.transport, hooks=faults, store=store) as (target, engine),
         FaultProxy(target.url) as proxy,
-        Target(proxy.url, target.keys, target.other_keys).connect(reconnect=SOON) as client,
+        Target(proxy.url, target.keys, target.other_keys).connect(
+            reconnect=SOON, http2=way.http2
+        ) as client,
     ):
         shop = Shop(client, proxy, faults, store)
         apps = [engine.create_app(name).app_id for name in ("third", "fourth")]
@@ -155,11 +180,9 @@ ANSWERS = pytest.mark.parametrize(
 
 
 @ANY_SHAPE
-async def test_a_link_that_is_cut_before_the_send_and_comes_back(
-    transport: str, shape: str
-) -> None:
+async def test_a_link_that_is_cut_before_the_send_and_comes_back(way: Way, shape: str) -> None:
     with anyio.fail_after(PATIENCE):
-        async with open_shop(transport) as shop:
+        async with open_shop(way) as shop:
             await lose_the_link(shop)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(SHAPES[shape], shop, PATIENCE)
@@ -171,9 +194,9 @@ async def test_a_link_that_is_cut_before_the_send_and_comes_back(
 
 
 @ANY_SHAPE
-async def test_a_link_that_is_cut_before_the_send_for_good(transport: str, shape: str) -> None:
+async def test_a_link_that_is_cut_before_the_send_for_good(way: Way, shape: str) -> None:
     with anyio.fail_after(PATIENCE):
-        async with open_shop(transport) as shop:
+        async with open_shop(way) as shop:
             await lose_the_link(shop)
             await SHAPES[shape](shop, 0.1)
             assert len(shop.reports.rejected) == SENDS[shape]
@@ -191,10 +214,10 @@ async def test_a_link_that_is_cut_before_the_send_for_good(transport: str, shape
 @ANY_SHAPE
 @ANSWERS
 async def test_a_link_that_is_cut_with_an_answer_to_come(
-    transport: str, after_commit: bool, shape: str
+    way: Way, after_commit: bool, shape: str
 ) -> None:
     with anyio.fail_after(PATIENCE):
-        async with open_shop(transport) as shop:
+        async with open_shop(way) as shop:
             rule = shop.faults.abort_next("publish", after_commit=after_commit)
             await SHAPES[shape](shop, PATIENCE)
             assert rule.happened == 1
@@ -207,11 +230,9 @@ async def test_a_link_that_is_cut_with_an_answer_to_come(
 
 
 @ANSWERS
-async def test_one_of_several_recipients_without_an_answer(
-    transport: str, after_commit: bool
-) -> None:
+async def test_one_of_several_recipients_without_an_answer(way: Way, after_commit: bool) -> None:
     with anyio.fail_after(PATIENCE):
-        async with open_shop(transport) as shop:
+        async with open_shop(way) as shop:
             shop.faults.refuse_next("publish", "not this one")
             drop = shop.faults.drop_reply if after_commit else shop.faults.drop_request
             await shop.publish(1, 2)
@@ -224,14 +245,35 @@ async def test_one_of_several_recipients_without_an_answer(
             assert (Send(shop.recipients[0], 2) in stored) == after_commit
 
 
+@ANSWERS
+async def test_an_engine_that_goes_away_with_an_answer_to_come(
+    way: Way, after_commit: bool
+) -> None:
+    """What is not waited for is unknown, and nothing else."""
+    with anyio.fail_after(PATIENCE):
+        async with open_shop(way) as shop:
+            held = shop.faults.hold("publish", after_commit=after_commit)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(shop.publish, 0, 1)
+                await held.wait()
+                shop.faults.goaway()
+                if way.leaves_at_goaway:
+                    await state_reached(shop.client, ensync.ClientState.RECONNECTING)
+                held.cancel()
+            reports = shop.reports
+            assert len(reports.accepted) + len(reports.unknown) == 1
+            assert way.leaves_at_goaway is None or way.leaves_at_goaway == bool(reports.unknown)
+            reports.check(await shop.stored())
+
+
 # At any byte
 
 
 @pytest.mark.parametrize("direction", ["upstream", "downstream"])
-async def test_a_link_that_is_cut_at_any_byte(transport: str, direction: Direction) -> None:
+async def test_a_link_that_is_cut_at_any_byte(way: Way, direction: Direction) -> None:
     positions = [*range(0, 40, 4), *range(40, 600, 80), *range(600, 4200, 400)]
     with anyio.fail_after(2 * PATIENCE):
-        async with open_shop(transport) as shop:
+        async with open_shop(way) as shop:
             for number, position in enumerate(positions):
                 await state_reached(shop.client, ensync.ClientState.CONNECTED)
                 shop.proxy.cut_after(position, direction, how="reset")
