@@ -54,7 +54,10 @@ class Reader:
     def take(self, event: Event) -> None:
         """Has been given an event."""
         number = event.payload["number"]
-        self._scene.ledger.handed_out(number, event.recipient, self._name)
+        after_refusal = event.redelivered and self._was_refused
+        self._scene.ledger.handed_out(
+            number, event.recipient, self._name, after_refusal=after_refusal
+        )
         self.check(event)
         if self.subscription.is_paused:
             self._scene.ledger.violate("handed while paused", f"event {number}")
@@ -91,7 +94,13 @@ class Reader:
     def put_off(self, event: Event) -> None:
         """Is about to give an event back undone."""
         self.let_go(event)
-        self._scene.ledger.put_off(event.payload["number"], event.recipient, self._name)
+        if not self._was_refused:  # else what it asked for before may be under way yet
+            self._scene.ledger.put_off(event.payload["number"], event.recipient, self._name)
+
+    @property
+    def _was_refused(self) -> bool:
+        """Whether the engine has refused an acknowledgement of this subscription."""
+        return self.subscription.statistics().refused > 0
 
     def confirm(self, event: Event, state: State) -> None:
         """Was told that an event is settled."""

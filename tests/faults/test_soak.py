@@ -190,6 +190,20 @@ def test_a_copy_that_another_reader_had_all_along_is_stale(ledger: Ledger) -> No
     assert ledger.counts["stale copies"] == 1
 
 
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_settled_and_then_refused_comes_again_unless_the_reader_knew(
+    ledger: Ledger, confirmed: bool
+) -> None:
+    number = publish(ledger, SHOP)
+    hand_out(ledger, number)
+    ledger.finished(number, SHOP, ALICE)
+    ledger.committed(number, SHOP, State.ACKNOWLEDGED)
+    if confirmed:
+        ledger.confirmed(number, SHOP, State.ACKNOWLEDGED)
+    ledger.handed_out(number, SHOP, ALICE, after_refusal=True)
+    assert broken(ledger, stored(number)) == ({"handed after settled": 1} if confirmed else {})
+
+
 def test_lent_again_after_it_was_settled(ledger: Ledger) -> None:
     number = publish(ledger, SHOP)
     hand_out(ledger, number)
