@@ -20,6 +20,9 @@ __all__ = ["Connection"]
 CHUNK_SIZE = 32 * 1024
 CHUNKS_HELD = 16
 
+# A slow network takes few kilobytes at a time; a system takes a hundred in one go.
+NARROW_BUFFER = 32 * 1024
+
 CLOSE_BY_RESET = struct.pack("ii", 1, 0)  # linger for 0 seconds
 
 
@@ -29,11 +32,22 @@ class _Chunk(NamedTuple):
 
 
 class Connection:
-    """A client's connection, and the one that the proxy has opened to the engine for it."""
+    """A client's connection, and the one that the proxy has opened to the engine for it.
+
+    Attributes:
+        number: Which it is, of all that were accepted.
+        dropping: The directions in which it is a black hole, and maybe it alone.
+    """
 
     def __init__(
-        self, client: socket.socket, wires: Mapping[Direction, Wire], buffer_size: int | None
+        self,
+        client: socket.socket,
+        wires: Mapping[Direction, Wire],
+        buffer_size: int | None,
+        number: int,
     ) -> None:
+        self.number = number
+        self.dropping: set[Direction] = set()
         self._sockets: list[socket.socket] = []
         self._buffer_size = buffer_size
         self._client = self._prepared(client)
@@ -75,9 +89,13 @@ class Connection:
             # The engine is not there: the client is to see a broken connection too.
             self.reset()
             return
-        up, down = self._wires["upstream"], self._wires["downstream"]
-        self._pipes["upstream"] = _Pipe(self, up, self._client, engine)
-        self._pipes["downstream"] = _Pipe(self, down, engine, self._client)
+        ends: dict[Direction, tuple[socket.socket, socket.socket]] = {
+            "upstream": (self._client, engine),
+            "downstream": (engine, self._client),
+        }
+        for direction, (source, sink) in ends.items():
+            wire = self._wires[direction]
+            self._pipes[direction] = _Pipe(self, direction, wire, source, sink)
         async with anyio.create_task_group() as tasks:
             for direction, pipe in self._pipes.items():
                 tasks.start_soon(pipe.run, name=f"ensync fault proxy, {direction}")
@@ -114,15 +132,22 @@ class _Pipe:
     """
 
     def __init__(
-        self, connection: Connection, wire: Wire, source: socket.socket, sink: socket.socket
+        self,
+        connection: Connection,
+        direction: Direction,
+        wire: Wire,
+        source: socket.socket,
+        sink: socket.socket,
     ) -> None:
         self._connection = connection
+        self._direction: Direction = direction
         self._wire = wire
         self._source = source
         self._sink = sink
         self._finished = False
         self._lossy = False
-        self._free_at = 0.0
+        self._wide_buffer: int | None = None
+        self._reading, self._writing = _Pace(wire), _Pace(wire)
 
     async def run(self) -> None:
         """Moves bytes until their sender has ended."""
@@ -141,7 +166,9 @@ class _Pipe:
 
     async def _read(self, queue: MemoryObjectSendStream[_Chunk]) -> None:
         with queue:
+            # Who sends is held back to the same pace: there is no room in a slow network.
             while data := await self._receive():
+                self._reading.took(len(data))
                 self._wire.read_total += len(data)
                 self._wire.progress.notify()
                 await queue.send(_Chunk(anyio.current_time(), data))
@@ -150,30 +177,39 @@ class _Pipe:
         while True:
             await anyio.wait_readable(self._source)
             await self._wire.flowing()
+            await self._reading.turn()
+            self._narrow_or_widen()
             try:
-                return self._source.recv(CHUNK_SIZE)
+                return self._source.recv(self._wire.step(CHUNK_SIZE))
             except BlockingIOError:
                 continue
             except OSError:
                 await self._broken()
                 return b""
 
+    def _narrow_or_widen(self) -> None:
+        is_narrow = self._wide_buffer is not None
+        if is_narrow == (self._wire.rate is not None):
+            return
+        size = NARROW_BUFFER
+        if self._wide_buffer is None:
+            # Linux says twice of what is to be set.
+            wide = self._source.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+            self._wide_buffer, size = wide, min(NARROW_BUFFER, wide)
+        else:
+            size, self._wide_buffer = self._wide_buffer, None
+        self._source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
     async def _write(self, queue: MemoryObjectReceiveStream[_Chunk]) -> None:
         with queue:
             async for chunk in queue:
                 await self._wire.travelled(chunk.departed)
                 for piece in self._wire.pieces(chunk.data):
-                    await self._paced(len(piece))
+                    await self._writing.turn()
+                    self._writing.took(len(piece))
                     await self._pass_on(piece)
                     await self._wire.pause()
         await self._end()
-
-    async def _paced(self, size: int) -> None:
-        wire = self._wire
-        while wire.rate is not None and (left := self._free_at - anyio.current_time()) > 0:
-            await wire.changes.interrupt(anyio.sleep, left)
-        if wire.rate is not None:
-            self._free_at = max(self._free_at, anyio.current_time()) + size / wire.rate
 
     async def _pass_on(self, piece: bytes) -> None:
         await self._wire.flowing()
@@ -200,11 +236,18 @@ class _Pipe:
 
     def _swallows(self) -> bool:
         # What has lost bytes once can never make sense again, so it stays lossy.
-        self._lossy = self._lossy or self._wire.dropping
+        self._lossy = self._lossy or self._is_black_hole()
         return self._lossy or self._finished
 
+    def _is_black_hole(self) -> bool:
+        return self._wire.dropping or self._direction in self._connection.dropping
+
+    async def _passed_on(self) -> None:
+        """Waits until what is sent arrives, instead of vanishing."""
+        await self._wire.changes.until(lambda: not self._is_black_hole())
+
     async def _end(self) -> None:
-        await self._wire.passed_on()
+        await self._passed_on()
         if self._lossy:
             self._connection.reset()
         else:
@@ -212,5 +255,24 @@ class _Pipe:
 
     async def _broken(self) -> None:
         # Nobody hears of a reset through a black hole.
-        await self._wire.passed_on()
+        await self._passed_on()
         self._connection.reset()
+
+
+class _Pace:
+    """When the next bytes may move, at the wire's rate."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._free_at = 0.0
+
+    async def turn(self) -> None:
+        """Waits until it is time for some more."""
+        wire = self._wire
+        while wire.rate is not None and (left := self._free_at - anyio.current_time()) > 0:
+            await wire.changes.interrupt(anyio.sleep, left)
+
+    def took(self, size: int) -> None:
+        """So much has moved."""
+        if self._wire.rate is not None:
+            self._free_at = max(self._free_at, anyio.current_time()) + size / self._wire.rate

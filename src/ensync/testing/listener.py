@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from contextlib import suppress
 
 import anyio
@@ -12,6 +13,7 @@ from ensync.testing.changes import Changes
 __all__ = ["Listener"]
 
 BACKLOG = 128
+ETHERNET_SEGMENT = 1460
 
 
 class Listener:
@@ -83,6 +85,9 @@ def _bound_socket(host: str, port: int) -> socket.socket:
     try:
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform != "win32":
+            # Loopback moves 64 KiB at a time, and what is slow there would stop and go.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, ETHERNET_SEGMENT)
         listener.bind((host, port))
     except BaseException:
         listener.close()

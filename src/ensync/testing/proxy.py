@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Literal, Self, TypeAlias
 
 import anyio
@@ -16,6 +15,7 @@ from ensync.scopes import background_tasks
 from ensync.testing.changes import Changes
 from ensync.testing.connection import Connection
 from ensync.testing.listener import Listener
+from ensync.testing.proxy_statistics import ProxyStatistics
 from ensync.testing.target import Target
 from ensync.testing.wire import Cut, Direction, Slicer, Wire
 
@@ -25,27 +25,6 @@ CutKind: TypeAlias = Literal["reset", "close", "stall", "black_hole"]
 """How a connection ends at a cut; see ``FaultProxy.cut_after``."""
 
 NOT_RUNNING = "this FaultProxy is not running: use it inside its async with"
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyStatistics:
-    """What went through a proxy, since it was started.
-
-    Attributes:
-        connections: Connections that are open now.
-        accepted_total: Connections that were accepted.
-        bytes_upstream: Bytes that clients sent and the proxy took.
-        bytes_downstream: Bytes that the engine sent and the proxy took.
-        dropped_upstream: How many of ``bytes_upstream`` were not passed on.
-        dropped_downstream: How many of ``bytes_downstream`` were not passed on.
-    """
-
-    connections: int
-    accepted_total: int
-    bytes_upstream: int
-    bytes_downstream: int
-    dropped_upstream: int
-    dropped_downstream: int
 
 
 class FaultProxy(anyio.AsyncContextManagerMixin):
@@ -197,6 +176,8 @@ class FaultProxy(anyio.AsyncContextManagerMixin):
         self._resets_new = False
         if self._listener is not None:
             self._listener.open()
+        for connection in self._connections:
+            connection.dropping.clear()
         for wire in self._wires.values():
             wire.heal()
 
@@ -209,10 +190,29 @@ class FaultProxy(anyio.AsyncContextManagerMixin):
         for wire in self._changing(direction):
             wire.stalled = True
 
-    def black_hole(self, direction: Direction | None = None) -> None:
-        """Takes all bytes and passes none on; closing and resetting go unheard too."""
-        for wire in self._changing(direction):
-            wire.dropping = True
+    def black_hole(
+        self, direction: Direction | None = None, *, connection: int | None = None
+    ) -> None:
+        """Takes all bytes and passes none on; closing and resetting go unheard too.
+
+        Args:
+            direction: Which direction; both by default.
+            connection: The number of one connection, counted from 1 in the order in which
+                they were accepted: the others go on. All by default, also new ones.
+
+        Raises:
+            EnSyncValidationError: No connection of this number is open.
+        """
+        if connection is None:
+            for wire in self._changing(direction):
+                wire.dropping = True
+            return
+        chosen = [each for each in self._connections if each.number == connection]
+        _check(bool(chosen), f"connection={connection!r}: there is none of this number")
+        for each in chosen:
+            each.dropping.update(self._wires if direction is None else [direction])
+        for _ in self._changing(direction):
+            """What waits there is told."""
 
     def delay(self, seconds: float, direction: Direction | None = None) -> None:
         """Adds a latency to each direction: twice that to a round trip.
@@ -378,7 +378,7 @@ class FaultProxy(anyio.AsyncContextManagerMixin):
         while True:
             client = await listener.accept()
             self._accepted_total += 1
-            connection = Connection(client, self._wires, self._buffer_size)
+            connection = Connection(client, self._wires, self._buffer_size, self._accepted_total)
             self._connections.add(connection)
             self._arrivals.notify()
             if self._resets_new:

@@ -95,10 +95,6 @@ class Wire:
         await anyio.lowlevel.checkpoint_if_cancelled()
         await self.changes.until(lambda: not self.stalled)
 
-    async def passed_on(self) -> None:
-        """Waits until what is sent arrives, instead of vanishing."""
-        await self.changes.until(lambda: not self.dropping)
-
     async def travelled(self, departed: float) -> None:
         """Waits for as long as what was sent at that time is under way."""
         while not self.dropping:
@@ -118,9 +114,12 @@ class Wire:
             yield data[start:end]
             start = end
 
+    def step(self, size: int) -> int:
+        """How many of so many bytes move at a time."""
+        return size if self.rate is None else min(size, max(1, int(self.rate * THROTTLE_STEP)))
+
     def _piece_size(self, size: int) -> int:
-        if self.rate is not None:
-            size = min(size, max(1, int(self.rate * THROTTLE_STEP)))
+        size = self.step(size)
         if self.slicer is not None:
             size = min(size, self.slicer.lot.randint(1, self.slicer.max_size))
         return size

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from anyio.abc import SocketStream
 
+from ensync.errors import EnSyncValidationError
 from ensync.scopes import background_tasks
 from ensync.testing import FaultProxy
 from ensync.testing.wire import Slicer, Wire
@@ -99,6 +100,29 @@ async def test_black_hole_takes_everything_and_passes_nothing(
             await proxy.wait_bytes("upstream", 6 + 8 * 1024 * 1024)
             await assert_silent(stream)
     assert bytes(echo.received) == b"before"
+
+
+async def test_black_hole_of_one_connection_leaves_the_others_alone(proxy: FaultProxy) -> None:
+    with within():
+        async with await connect(proxy) as first, await connect(proxy) as second:
+            assert await echoes(first, b"a")
+            assert await echoes(second, b"b")
+            proxy.black_hole(connection=2)
+            await second.send(b"lost")
+            await eventually(lambda: proxy.statistics().dropped_upstream == 4)
+            await assert_silent(second)
+            assert await echoes(first, b"c")
+            async with await connect(proxy) as third:
+                assert await echoes(third, b"d")
+        await many_turns()
+        assert proxy.connections == 1  # nobody hears that the second has gone
+        proxy.heal()
+        await proxy.wait_connections(0)
+
+
+async def test_black_hole_of_a_connection_that_is_not_there(proxy: FaultProxy) -> None:
+    with pytest.raises(EnSyncValidationError, match="connection=1"):
+        proxy.black_hole(connection=1)
 
 
 async def test_black_hole_hides_that_the_client_has_gone(echo: Echo, proxy: FaultProxy) -> None:
