@@ -14,7 +14,8 @@ from ensync.transports.base import Identity, Link, Outcome
 
 __all__ = ["Answer", "ClientState", "Connection", "SessionSettings"]
 
-# A heartbeat unanswered for this long means a dead link, however long requests may take.
+# A heartbeat unanswered for this long, while nothing moves, means a dead link, however long
+# requests may take.
 _MAX_HEARTBEAT_TIMEOUT = 10.0
 
 

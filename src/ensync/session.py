@@ -21,12 +21,12 @@ from ensync.errors import (
     EnSyncError,
     EnSyncTimeoutError,
 )
+from ensync.heartbeats import Heartbeats
 from ensync.options import Backoff, Reconnect
 from ensync.reconnecting import ReconnectDecisions, TryAfter
 from ensync.registry import SubscriptionRegistry
 from ensync.scopes import background_tasks
 from ensync.transports.base import (
-    Heartbeat,
     Identity,
     Link,
     LostCallback,
@@ -177,7 +177,7 @@ class Session:
 
     async def _serve(self, connection: Connection) -> EnSyncConnectionError:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._beat, connection, name="ensync heartbeat")
+            tasks.start_soon(self._beat, connection, name="ensync heartbeats")
             tasks.start_soon(self._resend_late, name="ensync acknowledgements")
             tasks.start_soon(self._restore, connection, name="ensync subscriptions")
             await connection.wait_lost()
@@ -232,22 +232,14 @@ class Session:
         await self.subscriptions.keep(connection)
 
     async def _beat(self, connection: Connection) -> None:
-        interval, timeout = self.settings.heartbeat_interval, self.settings.heartbeat_timeout
-        while True:
-            await anyio.sleep(interval)
-            deadline = anyio.current_time() + timeout
-            answer = await self.exchange(connection, Heartbeat(), deadline)
-            if isinstance(answer.result, Outcome):
-                if not answer.result.success:
-                    self.unknown_to_engine(answer.result.message)
-                continue
-            if answer.sent or isinstance(answer.result, EnSyncTimeoutError):
-                self._missed(connection, answer.result)
-
-    def _missed(self, connection: Connection, error: EnSyncError) -> None:
-        lost = EnSyncConnectionError(f"the engine missed a heartbeat: {error}", code="link_dead")
-        lost.__cause__ = error
-        connection.live_link.abort(lost)
+        settings = self.settings
+        heartbeats = Heartbeats(
+            connection.live_link,
+            interval=settings.heartbeat_interval,
+            timeout=settings.heartbeat_timeout,
+            refused=self.unknown_to_engine,
+        )
+        await heartbeats.run()
 
     def unknown_to_engine(self, message: str) -> None:
         """The engine answered that it does not know this client: connect anew."""

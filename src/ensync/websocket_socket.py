@@ -13,7 +13,7 @@ from contextlib import suppress
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosedError
 
-__all__ = ["abort", "close", "ping", "send"]
+__all__ = ["abort", "close", "ping", "send", "unsent_bytes"]
 
 
 async def send(connection: Connection, text: str) -> None:
@@ -50,3 +50,10 @@ def abort(connection: Connection) -> None:
     """Ends a connection at once, whatever is still to be written."""
     with suppress(AttributeError):
         connection.transport.abort()
+
+
+def unsent_bytes(connection: Connection) -> int:
+    """How much was written that the system has not taken yet."""
+    with suppress(AttributeError):
+        return connection.transport.get_write_buffer_size()
+    return 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import anyio
 import anyio.abc
 import pytest
 
 import ensync
 from ensync.testing import FaultProxy
-from tests.conformance.harness import PATIENCE, Target
+from tests.conformance.harness import PATIENCE, Target, opened, take_one
 from tests.faults.waiters import FLOWS, REQUESTS, Waiters, busy_client, state_reached
 
 pytestmark = pytest.mark.anyio
@@ -118,3 +120,33 @@ async def test_whoever_waits_is_told_when_there_is_no_next_link(
                 publishing = "publish" in name
                 kind = ensync.EnSyncPublishError if publishing else ensync.EnSyncConnectionError
                 assert isinstance(error, kind)
+
+
+@pytest.mark.parametrize("streams", [2, 1])
+async def test_a_second_connection_that_dies_alone_is_noticed(streams: int) -> None:
+    async with (
+        opened("grpc", max_concurrent_streams=4 if streams == 2 else 1) as (target, _),
+        FaultProxy(target.url, buffer_size=SMALL_BUFFER) as proxy,
+        target._replace(url=proxy.url).connect(
+            heartbeat_interval=HEARTBEAT, reconnect=SOON
+        ) as client,
+        AsyncExitStack() as stack,
+    ):
+        names = [f"orders/{number}" for number in range(3 if streams == 2 else 1)]
+        subscriptions = [await stack.enter_async_context(client.subscribe(name)) for name in names]
+        assert proxy.accepted_total == 2
+        with anyio.fail_after(PATIENCE):
+            # It lives as long as it lives.
+            await anyio.sleep(3 * HEARTBEAT)
+            assert proxy.accepted_total == 2
+            died = anyio.current_time()
+            proxy.black_hole(connection=2)
+            seconds = await state_reached(client, RECONNECTING) - died
+            print(f"noticed after {seconds:.3f} s")
+            assert seconds < HEARTBEAT + DEADLINE + SLACK
+            await state_reached(client, CONNECTED)
+            await client.publish(names[-1], [client.app_id], "next")
+            proxy.heal()  # the engine hears of it too, and sends elsewhere what it sent there
+            assert (await take_one(subscriptions[-1])).payload == "next"
+            # Only the dead one was replaced.
+            assert proxy.accepted_total == 3

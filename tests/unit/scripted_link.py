@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import anyio
@@ -12,15 +12,18 @@ from ensync.errors import EnSyncConnectionError, EnSyncError
 from ensync.transports.base import (
     Acknowledge,
     Call,
+    Carrier,
     Continue,
     Delivery,
     DeliveryCallback,
     EndCallback,
+    Heartbeat,
     Identity,
     Link,
     LostCallback,
     Outcome,
     Pause,
+    Progress,
     Publish,
     ReplyCallback,
     Request,
@@ -39,6 +42,7 @@ __all__ = [
     "UNHEARD",
     "EngineLink",
     "Held",
+    "ScriptedCarrier",
     "ScriptedEngine",
     "ScriptedLink",
 ]
@@ -65,11 +69,33 @@ class SentCall(Call):
                 self.link.answer_all(LOST)
 
 
+class ScriptedCarrier(Carrier):
+    """Moves its bytes, and is lost, as a test says."""
+
+    def __init__(self) -> None:
+        self.now = Progress(0, 0, 0)
+        self.error: EnSyncConnectionError | None = None
+
+    def progress(self) -> Progress:
+        return self.now
+
+    def lose(self, error: EnSyncConnectionError) -> None:
+        self.error = error
+
+
 class ScriptedLink(Link):
-    """Keeps what is sent until it is told to answer."""
+    """Keeps what is sent until it is told to answer.
+
+    Attributes:
+        places: How many acknowledgements it takes at a time.
+        beats: The carriers that heartbeats were sent over.
+    """
 
     def __init__(self, *, cancelling_ends_it: bool = False) -> None:
         self.calls: list[SentCall] = []
+        self.places = 1_000
+        self.carriers_now: list[ScriptedCarrier] = [ScriptedCarrier()]
+        self.beats: list[Carrier] = []
         self.cancelling_ends_it = cancelling_ends_it
 
     @property
@@ -81,6 +107,18 @@ class ScriptedLink(Link):
         call = SentCall(self, request, on_reply)
         self.calls.append(call)
         return call
+
+    @property
+    def room(self) -> int:
+        return self.places - len(self.idems)
+
+    @property
+    def carriers(self) -> Sequence[Carrier]:
+        return self.carriers_now
+
+    def beat(self, carrier: Carrier, on_reply: ReplyCallback) -> Call:
+        self.beats.append(carrier)
+        return self.send(Heartbeat(), on_reply)
 
     def answer(self, answer: Outcome | EnSyncError) -> None:
         self.calls.pop(0).on_reply(answer)

@@ -18,8 +18,9 @@ plain ones may be called from either side.
 from __future__ import annotations
 
 import enum
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -28,6 +29,7 @@ from ensync.errors import EnSyncConnectionError, EnSyncError
 __all__ = [
     "Acknowledge",
     "Call",
+    "Carrier",
     "Continue",
     "Defer",
     "Delivery",
@@ -37,6 +39,7 @@ __all__ = [
     "Link",
     "Outcome",
     "Pause",
+    "Progress",
     "Publish",
     "Replay",
     "Request",
@@ -202,6 +205,41 @@ class Stream(ABC):
         """Ends the stream at once, without a word to its owner."""
 
 
+class Progress(NamedTuple):
+    """How far the bytes of a carrier have come, in both directions.
+
+    Attributes:
+        received: Grows whenever anything was read.
+        departed: Grows with what was written and has left this machine, as far as that
+            can be told.
+        waiting: How many bytes were written and have not left yet.
+    """
+
+    received: int
+    departed: int
+    waiting: int
+
+
+class Carrier(ABC):
+    """What carries requests and deliveries of a link; links may share one.
+
+    Attributes:
+        checked_at: When it was last asked for a sign of life, by whichever link.
+        is_being_checked: Whether a sign of life is waited for now.
+    """
+
+    checked_at: float = -math.inf
+    is_being_checked: bool = False
+
+    @abstractmethod
+    def progress(self) -> Progress:
+        """How far its bytes have come."""
+
+    @abstractmethod
+    def lose(self, error: EnSyncConnectionError) -> None:
+        """Tears it down without waiting for anything: every link that uses it is lost."""
+
+
 DeliveryCallback: TypeAlias = Callable[[Delivery], None]
 EndCallback: TypeAlias = Callable[[StreamEnded], None]
 LostCallback: TypeAlias = Callable[[EnSyncConnectionError], None]
@@ -227,6 +265,25 @@ class Link(ABC):
         made an answer impossible, unless the call is cancelled first. It may be
         called before send() returns.
         """
+
+    @property
+    @abstractmethod
+    def room(self) -> int:
+        """How many more acknowledgements it should be given for now.
+
+        They may take a share of what it carries at a time only, so that an engine that
+        leaves them unanswered still hears of everything else. Links that share a carrier
+        share this.
+        """
+
+    @property
+    @abstractmethod
+    def carriers(self) -> Sequence[Carrier]:
+        """All that it uses now. The first carries its requests."""
+
+    @abstractmethod
+    def beat(self, carrier: Carrier, on_reply: ReplyCallback) -> Call:
+        """Sends a heartbeat over one of the carriers, in front of all that still waits."""
 
     @abstractmethod
     async def subscribe(

@@ -16,6 +16,9 @@ class CorkedTransport:
 
     A unary reply is three frames that grpclib writes one by one; a system call for each
     would cost more than all the rest.
+
+    Attributes:
+        written: How many bytes were written to it so far.
     """
 
     def __init__(self, transport: Any, call_soon: Callable[[Callable[[], object]], None]) -> None:
@@ -23,6 +26,7 @@ class CorkedTransport:
         self._call_soon = call_soon
         self._gathered: list[bytes] = []
         self._size = 0
+        self.written = 0
         self._frozen = False
         self._passes_next = False
 
@@ -35,6 +39,7 @@ class CorkedTransport:
     def write(self, data: bytes) -> None:
         if self._frozen or self._transport.is_closing():
             return
+        self.written += len(data)
         if not self._gathered:
             if self._passes_next:
                 self._passes_next = False

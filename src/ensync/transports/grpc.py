@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Sequence
 
 import anyio
 from grpclib.const import Status
@@ -23,9 +24,12 @@ from ensync.proto.ensync import (
     ConnectResponse,
 )
 from ensync.transports.base import (
+    Acknowledge,
     Call,
+    Carrier,
     DeliveryCallback,
     EndCallback,
+    Heartbeat,
     Identity,
     Link,
     LostCallback,
@@ -87,7 +91,7 @@ class GrpcTransport(Transport):
         return next(iter(self._taking_more()), None)
 
     def _taking_more(self) -> list[GrpcConnection]:
-        return [connection for connection in self._connections if connection.takes_more]
+        return [each for each in self._connections if each.takes_more and not each.is_doubtful]
 
     async def _open_first(self) -> GrpcConnection:
         # Another engine may answer after a loss, of another generation.
@@ -102,7 +106,8 @@ class GrpcTransport(Transport):
     async def connection_for_stream(self, shared: GrpcConnection) -> GrpcConnection:
         """A connection with room for one more subscription of a link.
 
-        The first connection keeps half of its streams for calls.
+        The first connection keeps half of its streams for calls, and each at least one for
+        heartbeats.
 
         Args:
             shared: The connection that carries the link.
@@ -116,7 +121,8 @@ class GrpcTransport(Transport):
                 raise shared.error
             for number, connection in enumerate(self._taking_more()):
                 limit = connection.stream_limit
-                if connection.subscriptions < (limit if number else limit // 2):
+                most = max(1, limit - 1) if number else min(limit // 2, limit - 2)
+                if connection.subscriptions < most:
                     return connection
             return await self._open()
 
@@ -156,19 +162,43 @@ class GrpcLink(Link):
 
         request = ConnectRequest(access_key=app_key)
         call = self._connection.call(CONNECT, request, ConnectResponse, on_result)
+        heard_before = self._connection.progress().received
         try:
             await answered.wait()
         finally:
             call.cancel()
+            if not answer:
+                self._connection.doubt(heard_before)
         identity = _read_identity(answer[0])
         self.client_id = identity.client_id
         return identity
 
     def send(self, request: Request, on_reply: ReplyCallback) -> Call:
-        call = GrpcCall(self, request, on_reply)
+        return self._call(self._connection, request, on_reply)
+
+    def beat(self, carrier: Carrier, on_reply: ReplyCallback) -> Call:
+        assert isinstance(carrier, GrpcConnection)
+        if carrier.has_slot_for_heartbeat:
+            return self._call(carrier, Heartbeat(), on_reply)
+        return carrier.ping(on_reply)
+
+    def _call(
+        self, connection: GrpcConnection, request: Request, on_reply: ReplyCallback
+    ) -> GrpcCall:
+        call = GrpcCall(self, connection, request, on_reply)
         self._calls.add(call)
+        if isinstance(request, Acknowledge):
+            connection.acknowledging += 1
         call.start()
         return call
+
+    @property
+    def room(self) -> int:
+        return self._connection.room_to_acknowledge
+
+    @property
+    def carriers(self) -> Sequence[Carrier]:
+        return self._carriers
 
     async def subscribe(
         self, event_name: str, on_delivery: DeliveryCallback, on_end: EndCallback
@@ -213,12 +243,11 @@ class GrpcLink(Link):
     def transport(self) -> GrpcTransport:
         return self._transport
 
-    @property
-    def connection(self) -> GrpcConnection:
-        return self._connection
-
     def call_ended(self, call: GrpcCall) -> None:
-        self._calls.discard(call)
+        if call in self._calls:
+            self._calls.discard(call)
+            if isinstance(call.request, Acknowledge):
+                call.connection.acknowledging -= 1
 
     def stream_ended(self, stream: GrpcStream) -> None:
         self._streams.discard(stream)

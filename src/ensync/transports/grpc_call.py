@@ -11,6 +11,7 @@ from grpclib.exceptions import GRPCError
 from ensync.errors import EnSyncConnectionError, EnSyncError
 from ensync.transports.base import (
     Call,
+    Heartbeat,
     Outcome,
     ReplyCallback,
     Request,
@@ -21,6 +22,7 @@ from ensync.transports.grpc_wire import UnaryCall, UnaryResult
 
 if TYPE_CHECKING:
     from ensync.transports.grpc import GrpcLink
+    from ensync.transports.grpc_connection import GrpcConnection
 
 __all__ = ["GrpcCall"]
 
@@ -28,9 +30,16 @@ __all__ = ["GrpcCall"]
 class GrpcCall(Call):
     """A request of the port, in the names of the engine's generation."""
 
-    def __init__(self, link: GrpcLink, request: Request, on_reply: ReplyCallback) -> None:
+    def __init__(
+        self,
+        link: GrpcLink,
+        connection: GrpcConnection,
+        request: Request,
+        on_reply: ReplyCallback,
+    ) -> None:
         self._link = link
-        self._request = request
+        self.connection = connection
+        self.request = request
         self._on_reply: ReplyCallback | None = on_reply
         self._method: Method = METHODS[type(request)]
         self._unary: UnaryCall | None = None
@@ -45,10 +54,15 @@ class GrpcCall(Call):
             self._resulted(result, generation)
 
         self.sent = False
-        message = self._method.encode(self._link.client_id, self._request)
+        message = self._method.encode(self._link.client_id, self.request)
         path = self._method.path(generation)
-        self._unary = self._link.connection.call(
-            path, message, self._method.reply_type, on_result, self._was_sent
+        self._unary = self.connection.call(
+            path,
+            message,
+            self._method.reply_type,
+            on_result,
+            self._was_sent,
+            urgent=isinstance(self.request, Heartbeat),
         )
 
     def _was_sent(self, sent: bool) -> None:
@@ -80,7 +94,7 @@ class GrpcCall(Call):
         if not self._method.same_in_both:
             self._link.transport.generation = generation
         try:
-            outcome = self._method.decode(reply, self._request)
+            outcome = self._method.decode(reply, self.request)
         except EnSyncError as error:
             self.answer(error)
         else:

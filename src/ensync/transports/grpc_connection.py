@@ -18,12 +18,14 @@ from grpclib.exceptions import ProtocolError, StreamTerminatedError
 
 from ensync.address import Address
 from ensync.errors import EnSyncConnectionError
+from ensync.transports.base import Carrier, Outcome, Progress, ReplyCallback
 from ensync.transports.bridge import AsyncioSide
 from ensync.transports.connect_errors import network_error
 from ensync.transports.grpc_direct import DirectWire
 from ensync.transports.grpc_plain import PlainWire
 from ensync.transports.grpc_protocol import ClientProtocol, FixedChannel
 from ensync.transports.grpc_wire import ServerStream, StreamResult, UnaryCall, UnaryResult, Wire
+from ensync.transports.ping_call import PingCall
 
 __all__ = ["HTTP2_WAYS", "GrpcConnection", "Http2"]
 
@@ -32,6 +34,8 @@ HTTP2_WAYS: tuple[Http2, ...] = get_args(Http2)
 
 # Assumed until the engine's SETTINGS frame says otherwise.
 _DEFAULT_STREAM_LIMIT = 100
+# One in so many calls at a time is never an acknowledgement.
+_SHARE_OF_OTHERS = 8
 # Seconds that an engine which is going away has for what it has begun.
 _PATIENCE = 5.0
 
@@ -42,8 +46,13 @@ def _nothing() -> None:
     """What is to be cancelled where nothing was begun."""
 
 
-class GrpcConnection:
-    """Made by :meth:`open`; lost once, for good."""
+class GrpcConnection(Carrier):
+    """Made by :meth:`open`; lost once, for good.
+
+    Attributes:
+        acknowledging: How many acknowledgements were given to it, by all of its links, and
+            are not answered yet.
+    """
 
     def __init__(self, address: Address, call_later: CallLater) -> None:
         self._address = address
@@ -51,13 +60,17 @@ class GrpcConnection:
         self.needs_h2 = False
         self._protocol: ClientProtocol | None = None
         self._wire: Wire | None = None
+        self._urgent: deque[UnaryCall] = deque()
         self._waiting: deque[UnaryCall] = deque()
+        self._pings: list[PingCall] = []
+        self.acknowledging = 0
         self._running: set[UnaryCall] = set()
         self._streams: set[ServerStream] = set()
         self._losing: list[Callable[[EnSyncConnectionError], None]] = []
         self._stream_limit = _DEFAULT_STREAM_LIMIT
         self._starting = False
         self.error: EnSyncConnectionError | None = None
+        self._silent_at: int | None = None
         self._farewell: EnSyncConnectionError | None = None
         self._cancel_patience: Callable[[], object] = _nothing
 
@@ -96,6 +109,15 @@ class GrpcConnection:
         return self.error is None and self._farewell is None
 
     @property
+    def is_doubtful(self) -> bool:
+        """Whether it may be dead, so that nothing new should rely on it."""
+        return self._silent_at is not None and self._silent_at == self.progress().received
+
+    def doubt(self, received: int) -> None:
+        """Somebody has asked in vain, when so much had been received."""
+        self._silent_at = received
+
+    @property
     def stream_limit(self) -> int:
         # An engine that takes none for a while is asked all the same: subscriptions
         # are tried again, and do not wait as calls do.
@@ -104,6 +126,26 @@ class GrpcConnection:
     @property
     def subscriptions(self) -> int:
         return len(self._streams)
+
+    @property
+    def _slots(self) -> int:
+        """How many calls it may carry at a time, without those that are urgent."""
+        slots = self._stream_limit - len(self._streams)
+        return slots - 1 if slots > 1 else slots
+
+    @property
+    def has_slot_for_heartbeat(self) -> bool:
+        """Whether the engine's limit leaves a place that no subscription has taken."""
+        return len(self._streams) < self.stream_limit
+
+    @property
+    def room_to_acknowledge(self) -> int:
+        """How many more acknowledgements may be given to it, so that others find a place."""
+        slots = self._slots
+        return max(1, slots - max(1, slots // _SHARE_OF_OTHERS)) - self.acknowledging
+
+    def progress(self) -> Progress:
+        return Progress(0, 0, 0) if self._protocol is None else self._protocol.progress()
 
     def when_lost(self, callback: Callable[[EnSyncConnectionError], None]) -> None:
         self._losing.append(callback)
@@ -121,15 +163,40 @@ class GrpcConnection:
         reply_type: type[betterproto2.Message],
         on_result: Callable[[UnaryResult], None],
         on_sent: Callable[[bool], None] | None = None,
+        *,
+        urgent: bool = False,
     ) -> UnaryCall:
-        """Queues a request behind the engine's stream limit, first come first served."""
+        """Queues a request behind the engine's stream limit, first come first served.
+
+        What is urgent goes first, and has a place that is kept for it.
+        """
         call = UnaryCall(self, path, message, reply_type, on_result, on_sent)
         if self.error is not None:
             call.finish(self.error)
         else:
-            self._waiting.append(call)
+            (self._urgent if urgent else self._waiting).append(call)
             self.start_waiting()
         return call
+
+    def ping(self, on_reply: ReplyCallback) -> PingCall:
+        """Asks for a sign of life where the engine's limit leaves no place for a call."""
+        call = PingCall(on_reply)
+        if self.error is not None or self._protocol is None:
+            on_reply(self.error or self._lost_because("it was never made"))
+            return call
+        call.sent = True
+        self._pings.append(call)
+        self._protocol.ping()
+        return call
+
+    def pinged(self) -> None:
+        """The engine has answered a ping, and with it all that came before."""
+        self._answer_pings(Outcome(True))
+
+    def _answer_pings(self, answer: Outcome | EnSyncConnectionError) -> None:
+        pings, self._pings = self._pings, []
+        for call in pings:
+            call.answer(answer)
 
     def stream(
         self,
@@ -156,8 +223,10 @@ class GrpcConnection:
             self._running.discard(call)
             self.start_waiting()
             self._end_when_done()
-        elif call in self._waiting:
-            self._waiting.remove(call)
+        else:
+            for queue in (self._urgent, self._waiting):
+                if call in queue:
+                    queue.remove(call)
 
     def stream_ended(self, stream: ServerStream) -> None:
         self._streams.discard(stream)
@@ -175,13 +244,19 @@ class GrpcConnection:
 
     def _start_waiting(self) -> None:
         wire = self._wire
-        while self._waiting and wire is not None and self._has_room() and wire.writable():
-            call = self._waiting.popleft()
+        while wire is not None and (queue := self._next_queue()) and wire.writable():
+            call = queue.popleft()
             self._running.add(call)
             wire.start_call(call)
 
-    def _has_room(self) -> bool:
-        return self.takes_more and len(self._running) + len(self._streams) < self._stream_limit
+    def _next_queue(self) -> deque[UnaryCall] | None:
+        """Where the next call is to be taken from, if one may be started."""
+        if not self.takes_more:
+            return None
+        running = len(self._running)
+        if self._urgent and running < self._stream_limit - len(self._streams):
+            return self._urgent
+        return self._waiting if running < self._slots else None
 
     # Losing
 
@@ -213,7 +288,9 @@ class GrpcConnection:
         self._cancel_patience()
         if self._protocol is not None:
             self._protocol.abort()
-        calls, streams = [*self._running, *self._waiting], list(self._streams)
+        calls = [*self._running, *self._urgent, *self._waiting]
+        streams = list(self._streams)
+        self._urgent.clear()
         self._waiting.clear()
         for call in calls:
             call.undo()
@@ -221,6 +298,7 @@ class GrpcConnection:
         for stream in streams:
             stream.undo()
             stream.finish(error)
+        self._answer_pings(error)
         losing, self._losing = self._losing, []
         for callback in losing:
             callback(error)

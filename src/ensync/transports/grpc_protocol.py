@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol, cast
 
 import anyio
@@ -21,6 +22,7 @@ from h2.events import (
     AlternativeServiceAvailable,
     ConnectionTerminated,
     InformationalResponseReceived,
+    PingAckReceived,
     PingReceived,
     RemoteSettingsChanged,
     StreamReset,
@@ -30,9 +32,11 @@ from h2.exceptions import ProtocolError as H2Error
 from h2.settings import SettingCodes
 
 from ensync.address import Address
+from ensync.transports.base import Progress
 from ensync.transports.corked import CorkedTransport
 from ensync.transports.http2_frames import DEFAULT_WINDOW
 from ensync.transports.lean_http2 import LeanConnection
+from ensync.transports.socket_progress import SocketProgress
 
 __all__ = ["CONNECTION_WINDOW", "STREAM_WINDOW", "ClientProtocol", "FixedChannel", "ProtocolOwner"]
 
@@ -49,6 +53,7 @@ _TLS_ALERT = 0x15
 _PASSED_OVER = (AlternativeServiceAvailable, InformationalResponseReceived, UnknownFrameReceived)
 # So many pings and settings are answered while the engine takes nothing from its socket.
 _UNREAD_ANSWERS = 1000
+_PING = b"ensync  "
 
 CallSoon = Callable[[Callable[[], object]], None]
 
@@ -65,6 +70,9 @@ class ProtocolOwner(Protocol):
 
     def start_waiting(self) -> None:
         """The socket takes more."""
+
+    def pinged(self) -> None:
+        """The engine has answered a ping."""
 
     def lean_not_enough(self) -> None:
         """The engine's HTTP/2 is not what the lean one takes; h2 may take it."""
@@ -114,6 +122,7 @@ class ClientProtocol(H2Protocol):
         self._call_soon = call_soon
         self._transport: Any = None
         self._greeted = False
+        self._reads = 0
         self._unread_answers = 0
         self._reason = "closed by the engine"
         self._cause: BaseException | None = None
@@ -134,6 +143,7 @@ class ClientProtocol(H2Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = CorkedTransport(transport, self._call_soon)
+        self._socket_progress = SocketProgress(transport.get_extra_info("socket"))
         if self._lean:
             self._begin_lean()
         else:
@@ -142,6 +152,7 @@ class ClientProtocol(H2Protocol):
         self._listen(RemoteSettingsChanged, self._settings_changed)
         self._listen(RemoteSettingsChanged, self._answered)
         self._listen(PingReceived, self._answered)
+        self._listen(PingAckReceived, self._ping_answered)
         self._listen(StreamReset, self._stream_reset)
         self._listen(ConnectionTerminated, self._going_away)
         if self._lean:
@@ -219,7 +230,24 @@ class ClientProtocol(H2Protocol):
             # Then nothing was done about it (RFC 9113, 8.7).
             self.on_refused(event.stream_id or 0)
 
+    def _ping_answered(self, _event: object) -> None:
+        self._owner.pinged()
+
+    def ping(self) -> None:
+        """Asks for a sign of life in HTTP/2's own way."""
+        with suppress(H2Error):  # it is over, which is about to be told
+            self.h2.ping(_PING)
+            self.connection.flush()
+
+    def progress(self) -> Progress:
+        """How far the bytes of this connection have come."""
+        if self._transport is None:
+            return Progress(self._reads, 0, 0)
+        written, unsent = self._transport.written, self._transport.unsent_bytes
+        return self._socket_progress.now(self._reads, written, unsent)
+
     def data_received(self, data: bytes) -> None:
+        self._reads += 1
         if not self._greeted and not self._check_greeting(data):
             return
         try:

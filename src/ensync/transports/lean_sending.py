@@ -25,6 +25,7 @@ from ensync.transports.http2_frames import (
     HEADERS,
     MAX_STREAM_ID,
     MIN_FRAME_SIZE,
+    PING,
     PREFACE,
     RST_STREAM,
     SETTING,
@@ -136,6 +137,9 @@ class LeanSender:
         self._out_window -= size
         self._out.append(frame(DATA, END_STREAM if end_stream else 0, stream_id, data))
         stream.local_ended = end_stream
+
+    def ping(self, opaque_data: bytes) -> None:
+        self._out.append(frame(PING, 0, 0, opaque_data))
 
     def reset_stream(self, stream_id: int, error_code: ErrorCodes | int = 0) -> None:
         self._stream(stream_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Literal, TypeAlias
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidMessage, InvalidProxy, InvalidStatus, ProxyError
 
 from ensync.address import Address, is_loopback
@@ -13,6 +13,7 @@ from ensync.errors import EnSyncConnectionError
 from ensync.transports.base import Link, LostCallback, Transport
 from ensync.transports.bridge import AsyncioSide
 from ensync.transports.connect_errors import network_error
+from ensync.transports.websocket_carrier import CountingConnection
 from ensync.transports.websocket_link import CLOSE_TIMEOUT, WebSocketLink
 from ensync.websocket_logger import websocket_logger
 from ensync.websocket_text import MAX_MESSAGE_BYTES
@@ -76,9 +77,10 @@ class WebSocketTransport(Transport):
             raise _handshake_error(self._address, error) from error
         return WebSocketLink(socket, self._address, self._side, on_lost)
 
-    async def _connect(self) -> ClientConnection:
-        return await _Connect(
+    async def _connect(self) -> CountingConnection:
+        socket = await _Connect(
             self._address.url,
+            create_connection=CountingConnection,
             ssl=(self._tls or True) if self._address.tls else None,
             proxy=self._proxy,
             compression=self._compression,
@@ -90,6 +92,8 @@ class WebSocketTransport(Transport):
             write_limit=_WRITE_HIGH_WATER,
             logger=websocket_logger(),
         )
+        assert isinstance(socket, CountingConnection)
+        return socket
 
     async def aclose(self) -> None:
         """Links share nothing."""

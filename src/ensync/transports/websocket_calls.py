@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from ensync.errors import EnSyncError
-from ensync.transports.base import Call, Outcome
+from ensync.transports.base import Call
 from ensync.websocket_text import ServerFrame
 
-__all__ = ["PendingCall", "PingCall", "UnsentCall"]
+__all__ = ["PendingCall", "UnsentCall"]
 
 T = TypeVar("T")
 
@@ -68,22 +68,6 @@ class PendingCall(Call, Generic[T]):
         self._text = ""
         if self.sent:
             self._on_given_up()
-
-
-class PingCall(Call):
-    """A ping that waits for its pong. They name each other, so giving it up is harmless."""
-
-    def __init__(self, on_answer: Callable[[Outcome | EnSyncError], None]) -> None:
-        self.sent = False
-        self._on_answer: Callable[[Outcome | EnSyncError], None] | None = on_answer
-
-    def answer(self, answer: Outcome | EnSyncError) -> None:
-        on_answer, self._on_answer = self._on_answer, None
-        if on_answer is not None:
-            on_answer(answer)
-
-    def cancel(self) -> None:
-        self._on_answer = None
 
 
 class UnsentCall(Call):

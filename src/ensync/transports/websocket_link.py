@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import anyio
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from ensync import websocket_socket
@@ -27,6 +26,7 @@ from ensync.errors import (
 )
 from ensync.transports.base import (
     Call,
+    Carrier,
     Delivery,
     DeliveryCallback,
     EndCallback,
@@ -41,8 +41,11 @@ from ensync.transports.base import (
     Unsubscribe,
 )
 from ensync.transports.bridge import AsyncioSide
+from ensync.transports.ping_call import PingCall
 from ensync.transports.records import parse_record
-from ensync.transports.websocket_calls import PendingCall, PingCall, UnsentCall
+from ensync.transports.websocket_calls import PendingCall, UnsentCall
+from ensync.transports.websocket_carrier import CountingConnection, WebSocketCarrier
+from ensync.transports.websocket_stream import WebSocketStream
 from ensync.websocket_text import (
     PONG,
     FrameKind,
@@ -68,21 +71,24 @@ CLOSE_TIMEOUT = 1.0
 # A reply that comes twice is caught where it would pass for a publish's, if the two are no
 # further apart.
 _REMEMBERED_REPLIES = 128
+# For acknowledgements, of which a session has a bound of its own.
+_ROOM = 1_000
 
 
 class WebSocketLink(Link):
     """A socket, its reader and its writer. To be made on the asyncio side."""
 
     def __init__(
-        self, socket: ClientConnection, address: Address, side: AsyncioSide, on_lost: LostCallback
+        self, socket: CountingConnection, address: Address, side: AsyncioSide, on_lost: LostCallback
     ) -> None:
         self._socket = socket
+        self._carrier = WebSocketCarrier(socket, self.abort)
         self._url = address.url
         self._side = side
         self._on_lost: LostCallback | None = on_lost
         self._error: EnSyncConnectionError | None = None
         self._client_id = ""
-        self._streams: dict[str, _WebSocketStream] = {}
+        self._streams: dict[str, WebSocketStream] = {}
         self._unsent: deque[PendingCall[Any]] = deque()
         self._unanswered: deque[PendingCall[Any]] = deque()
         self._pings: dict[PingCall, object] = {}
@@ -104,7 +110,7 @@ class WebSocketLink(Link):
 
     def send(self, request: Request, on_reply: ReplyCallback) -> Call:
         if isinstance(request, Heartbeat):
-            return self._beat(on_reply)
+            return self.beat(self._carrier, on_reply)
         try:
             text = encode_request(self._client_id, request)
         except EnSyncError as error:
@@ -117,7 +123,7 @@ class WebSocketLink(Link):
     ) -> Stream:
         text = encode_subscribe(self._client_id, event_name)
         # Before the engine is asked: its first events may overtake its reply.
-        stream = _WebSocketStream(self._streams, event_name, on_delivery)
+        stream = WebSocketStream(self._streams, event_name, on_delivery)
         try:
             await self._ask(text, partial(_read_registration, event_name))
         except EnSyncError:
@@ -176,9 +182,18 @@ class WebSocketLink(Link):
         if len(self._recent_replies) > _REMEMBERED_REPLIES:
             del self._recent_replies[next(iter(self._recent_replies))]
 
+    @property
+    def room(self) -> int:
+        # Replies come in order here: whatever is not answered holds all others up anyway.
+        return _ROOM
+
     # Heartbeats
 
-    def _beat(self, on_reply: ReplyCallback) -> Call:
+    @property
+    def carriers(self) -> Sequence[Carrier]:
+        return (self._carrier,)
+
+    def beat(self, carrier: Carrier, on_reply: ReplyCallback) -> Call:
         call = PingCall(on_reply)
         if self._error is not None:
             call.answer(self._error)
@@ -210,6 +225,7 @@ class WebSocketLink(Link):
                 if text is None:
                     await self._until_something_to_write()
                 else:
+                    self._carrier.written += len(text)
                     await websocket_socket.send(self._socket, text)
         except ConnectionClosed as error:
             self.abort(self._closed(error))
@@ -352,28 +368,6 @@ class WebSocketLink(Link):
         )
         error.__cause__ = cause
         return error
-
-
-class _WebSocketStream(Stream):
-    """An interest. All of a client's events come through its one socket."""
-
-    def __init__(
-        self, streams: dict[str, _WebSocketStream], event_name: str, on_delivery: DeliveryCallback
-    ) -> None:
-        self._streams = streams
-        self._event_name = event_name
-        self.on_delivery = on_delivery
-        streams[event_name] = self
-
-    def hold(self) -> bool:
-        return False
-
-    def release(self) -> None:
-        """It was never held."""
-
-    def close(self) -> None:
-        if self._streams.get(self._event_name) is self:
-            del self._streams[self._event_name]
 
 
 def _log_unsubscribed(answer: Outcome | EnSyncError) -> None:

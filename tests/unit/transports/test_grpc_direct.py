@@ -13,8 +13,9 @@ from h2.settings import SettingCodes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensync.errors import EnSyncConnectionError
+from ensync.errors import EnSyncConnectionError, EnSyncError
 from ensync.proto.ensync import EventStreamResponse, PublishEventRequest, PublishEventResponse
+from ensync.transports.base import Outcome
 from ensync.transports.message_codec import encoder
 from tests.unit.transports.http2_pair import cut, raw_frame
 from tests.unit.transports.wired import OK, RESPONSE, Wired, message
@@ -236,12 +237,69 @@ def test_the_stream_limit_may_change_under_way(lean: bool) -> None:
     wired.settle()
     assert wired.last == 7
     assert len(wired.results) == 4
-    wired.server.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 2})
+    wired.server.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 3})
     wired.settle()
-    assert wired.last == 11
+    assert wired.last == 11  # one place is kept for what is urgent
     wired.answer(9)
     wired.settle()
     assert wired.last == 13
+
+
+@BOTH
+def test_what_is_urgent_has_a_place_and_goes_first(lean: bool) -> None:
+    wired = Wired(lean=lean)
+    wired.server.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 3})
+    wired.settle()
+    for number in range(4):
+        wired.call(str(number))
+    wired.settle()
+    assert wired.last == 3
+    for number in range(2):
+        wired.call(f"urgent {number}", urgent=True)
+    wired.settle()
+    wired.answer(1)
+    wired.settle()
+    sent = [PublishEventRequest.parse(bytes(each[5:])).payload for each in wired.requests.values()]
+    assert sent == ["0", "1", "urgent 0", "urgent 1"]
+
+
+@BOTH
+def test_where_subscriptions_leave_no_place_a_ping_asks_for_a_sign_of_life(lean: bool) -> None:
+    wired = Wired(lean=lean)
+    wired.server.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 1})
+    wired.settle()
+    assert wired.connection.has_slot_for_heartbeat
+    wired.stream()
+    assert not wired.connection.has_slot_for_heartbeat
+    answers: list[Outcome | EnSyncError] = []
+    wired.connection.ping(answers.append)
+    wired.connection.ping(answers.append).cancel()
+    wired.settle()
+    assert answers == [Outcome(True)]
+    assert not wired.connection.lost
+
+
+@BOTH
+def test_a_ping_ends_with_its_connection(lean: bool) -> None:
+    wired = Wired(lean=lean)
+    answers: list[Outcome | EnSyncError] = []
+    wired.connection.ping(answers.append)
+    wired.connection.lose(EnSyncConnectionError("it broke"))
+    wired.connection.ping(answers.append)
+    assert [str(answer) for answer in answers] == ["it broke", "it broke"]
+
+
+@BOTH
+def test_progress_counts_what_came_and_what_left(lean: bool) -> None:
+    wired = Wired(lean=lean)
+    before = wired.connection.progress()
+    wired.call()
+    assert wired.connection.progress().received == before.received
+    wired.settle()
+    assert wired.connection.progress().departed > before.departed
+    wired.answer(1)
+    wired.settle()
+    assert wired.connection.progress().received > before.received
 
 
 @BOTH
@@ -350,10 +408,10 @@ def test_an_engine_that_goes_away_has_some_seconds() -> None:
 def test_a_goaway_in_one_read_with_a_reply(waiting: int) -> None:
     wired = Wired()
     heard: list[bool] = []
-    for _ in range(100 + waiting):
+    for _ in range(99 + waiting):  # one place of a hundred is kept for heartbeats
         wired.call(on_sent=heard.append)
     wired.settle()
-    assert heard == [True] * 100
+    assert heard == [True] * 99
     wired.answer(1)
     wired.server.close_connection(last_stream_id=wired.last)
     wired.to_client()
@@ -363,9 +421,9 @@ def test_a_goaway_in_one_read_with_a_reply(waiting: int) -> None:
     for number in going:
         wired.protocol.data_received(reply_to(number))
     answered = [each for each in wired.results if isinstance(each, PublishEventResponse)]
-    assert len(answered) == 100
-    assert len(wired.results) == 100 + waiting
-    assert heard == [True] * 100
+    assert len(answered) == 99
+    assert len(wired.results) == 99 + waiting
+    assert heard == [True] * 99
 
 
 def reply_to(number: int) -> bytes:

@@ -118,7 +118,13 @@ class Wired:
         """The number of the newest request."""
         return max(self.requests)
 
-    def call(self, payload: str = "x", on_sent: Callable[[bool], None] | None = None) -> UnaryCall:
+    def call(
+        self,
+        payload: str = "x",
+        on_sent: Callable[[bool], None] | None = None,
+        *,
+        urgent: bool = False,
+    ) -> UnaryCall:
         request = PublishEventRequest(client_id="c", payload=payload)
         return self.connection.call(
             "/ensync.EnSyncService/PublishMessage",
@@ -126,6 +132,7 @@ class Wired:
             PublishEventResponse,
             self.results.append,
             on_sent,
+            urgent=urgent,
         )
 
     def stream(
