@@ -1,8 +1,12 @@
-"""Acknowledgements on their way: pipelined, bounded, sent again after a lost link."""
+"""Acknowledgements on their way: pipelined, bounded, sent again after a lost link.
+
+An engine may leave those of one name unanswered. That name's may not take all the places
+then: others' go on, and the link keeps room for everything else.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -16,8 +20,11 @@ __all__ = ["AcknowledgementPipeline", "Acknowledger", "means_done"]
 
 # Requests on the wire at a time: more do not go faster.
 MAX_IN_FLIGHT = 128
-# Loops wait when this many events are done with and not yet confirmed.
+# A subscription's loops wait when this many of its events are done with and not yet confirmed.
 MAX_UNCONFIRMED = 1_024
+# A subscription may have so many times as many on the wire as there are places left: one
+# alone gets most of them, and however many have no answers, there is one left for the next.
+_TIMES_WHAT_IS_LEFT = 4
 
 _SETTLED_WORDS = ("already", "duplicate", "acknowledged")
 
@@ -61,8 +68,9 @@ class AcknowledgementPipeline:
         self._timeout = timeout
         self._session_unknown = session_unknown
         self._link: Link | None = None
-        self._waiting: deque[_Pending] = deque()
+        self._waiting: OrderedDict[Acknowledger, deque[_Pending]] = OrderedDict()
         self._sent: dict[_Pending, _Sent] = {}
+        self._sent_of: Counter[Acknowledger] = Counter()
         self._unconfirmed_of: Counter[Acknowledger] = Counter()
         self._changed: anyio.Event | None = None
         self._pumping = False
@@ -70,17 +78,23 @@ class AcknowledgementPipeline:
 
     @property
     def unconfirmed(self) -> int:
-        return len(self._waiting) + len(self._sent)
+        return self._unconfirmed_of.total()
 
-    @property
-    def crowded(self) -> bool:
-        return self.unconfirmed >= MAX_UNCONFIRMED
+    def crowded(self, owner: Acknowledger) -> bool:
+        """Whether a subscription's loops should wait for its acknowledgements."""
+        return self._unconfirmed_of[owner] >= MAX_UNCONFIRMED
 
     def add(self, owner: Acknowledger, key: EventKey) -> None:
         """Acknowledges one event, now or as soon as there is a link."""
-        self._waiting.append(_Pending(owner, key))
+        self._wait_in_turn(_Pending(owner, key))
         self._unconfirmed_of[owner] += 1
         self._pump()
+
+    def _wait_in_turn(self, pending: _Pending) -> None:
+        queue = self._waiting.get(pending.owner)
+        if queue is None:
+            queue = self._waiting[pending.owner] = deque()
+        queue.append(pending)
 
     def attach(self, link: Link) -> None:
         """Sends what waits over a new link."""
@@ -92,9 +106,15 @@ class AcknowledgementPipeline:
         self._link = None
         unanswered = list(self._sent.values())
         self._sent.clear()
+        self._sent_of.clear()
         for sent in unanswered:
             sent.call.cancel()
-        self._waiting.extendleft(reversed([sent.pending for sent in unanswered]))
+        later, self._waiting = self._waiting, OrderedDict()
+        for sent in unanswered:
+            self._wait_in_turn(sent.pending)
+        for queue in later.values():
+            for pending in queue:
+                self._wait_in_turn(pending)
 
     def close(self) -> None:
         """There will be no further link, so nobody waits any more."""
@@ -110,20 +130,21 @@ class AcknowledgementPipeline:
         """
         late = [sent for sent in self._sent.values() if sent.deadline <= now]
         self._cancel(late)
-        self._waiting.extend(sent.pending for sent in late)
+        for sent in late:
+            self._wait_in_turn(sent.pending)
         self._pump()
         return bool(late)
 
     def _cancel(self, given_up: list[_Sent]) -> None:
         # Cancelling one may end the link, which answers all that are still sent.
         for sent in given_up:
-            del self._sent[sent.pending]
+            self._no_longer_sent(sent.pending)
         for sent in given_up:
             sent.call.cancel()
 
     def abandon(self, owner: Acknowledger) -> int:
         """Forgets a subscription's acknowledgements; returns how many were unconfirmed."""
-        self._waiting = deque(pending for pending in self._waiting if pending.owner is not owner)
+        self._waiting.pop(owner, None)
         self._cancel([sent for sent in self._sent.values() if sent.pending.owner is owner])
         unconfirmed = self._unconfirmed_of.pop(owner, 0)
         self._pump()
@@ -143,10 +164,16 @@ class AcknowledgementPipeline:
         while self.unconfirmed and not self._closed:
             await self._wait_for_change()
 
-    async def wait_for_room(self) -> None:
-        """Waits until few enough are unconfirmed, as long as that may be."""
-        while self.crowded and not self._closed:
+    async def wait_for_room(self, owner: Acknowledger) -> None:
+        """Waits until few enough of a subscription are unconfirmed, as long as that may be."""
+        while self.crowded(owner) and not self._closed:
             await self._wait_for_change()
+
+    def _no_longer_sent(self, pending: _Pending) -> None:
+        del self._sent[pending]
+        self._sent_of[pending.owner] -= 1
+        if not self._sent_of[pending.owner]:
+            del self._sent_of[pending.owner]
 
     def _confirmed(self, owner: Acknowledger) -> None:
         self._unconfirmed_of[owner] -= 1
@@ -170,12 +197,33 @@ class AcknowledgementPipeline:
         self._pumping = True
         try:
             # Once around: what fails at once waits for the next turn.
-            for _ in range(len(self._waiting)):
+            for _ in range(sum(map(len, self._waiting.values()))):
                 if self._link is None or len(self._sent) >= MAX_IN_FLIGHT:
                     return
-                self._send(self._waiting.popleft(), self._link)
+                pending = self._next(self._link.room)
+                if pending is None:
+                    return
+                self._send(pending, self._link)
         finally:
             self._pumping = False
+
+    def _next(self, room: int) -> _Pending | None:
+        """What is to be sent next, in turns among the subscriptions that may send."""
+        for owner in list(self._waiting):
+            self._waiting.move_to_end(owner)
+            if self._may_send(owner, room):
+                queue = self._waiting[owner]
+                pending = queue.popleft()
+                if not queue:
+                    del self._waiting[owner]
+                return pending
+        return None
+
+    def _may_send(self, owner: Acknowledger, room: int) -> bool:
+        sent = self._sent_of[owner]
+        if not sent:
+            return room > 0
+        return room > 1 and sent < _TIMES_WHAT_IS_LEFT * room
 
     def _send(self, pending: _Pending, link: Link) -> None:
         answers: list[Outcome | EnSyncError] = []
@@ -188,16 +236,17 @@ class AcknowledgementPipeline:
 
         call = link.send(request, on_reply)
         self._sent[pending] = _Sent(pending, call, anyio.current_time() + self._timeout)
+        self._sent_of[pending.owner] += 1
         if answers:
             self._answered(pending, answers[0])
 
     def _answered(self, pending: _Pending, answer: Outcome | EnSyncError) -> None:
-        del self._sent[pending]
+        self._no_longer_sent(pending)
         if isinstance(answer, EnSyncError):
-            self._waiting.append(pending)
+            self._wait_in_turn(pending)
             return
         if answer.unauthenticated:
-            self._waiting.append(pending)
+            self._wait_in_turn(pending)
             self._session_unknown(answer.message)
             return
         self._confirmed(pending.owner)

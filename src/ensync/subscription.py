@@ -175,8 +175,8 @@ class Subscription(Generic[T], metaclass=Received):
         self._intake.put_back(held)
 
     async def _take(self) -> Event[T] | None:
-        if self._session.acknowledgements.crowded:
-            await self._session.acknowledgements.wait_for_room()
+        if self._session.acknowledgements.crowded(self._intake):
+            await self._session.acknowledgements.wait_for_room(self._intake)
         while True:
             arrived = await self._intake.take()
             if arrived is None:

@@ -149,14 +149,50 @@ async def test_a_client_that_the_engine_forgot(bench: Bench) -> None:
     assert bench.pipeline.unconfirmed == 1
 
 
-async def test_waiting_for_room_ends_when_another_subscription_is_left(bench: Bench) -> None:
+async def test_only_a_crowded_subscription_waits_for_room(bench: Bench) -> None:
     other = Owner()
-    bench.add(*(str(n) for n in range(1024)), owner=other)
-    assert bench.pipeline.crowded
+    bench.add(*(str(n) for n in range(MAX_UNCONFIRMED)), owner=other)
+    assert bench.pipeline.crowded(other)
+    assert not bench.pipeline.crowded(bench.owner)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(bench.pipeline.wait_for_room)
+        tasks.start_soon(bench.pipeline.wait_for_room, other)
         await anyio.wait_all_tasks_blocked()
+        await bench.pipeline.wait_for_room(bench.owner)
         bench.pipeline.abandon(other)
+
+
+async def test_unanswered_ones_of_one_subscription_leave_room_for_those_of_others(
+    bench: Bench,
+) -> None:
+    link = ScriptedLink()
+    link.places = 80
+    bench.pipeline.attach(link)
+    bench.add(*(f"stuck {n}" for n in range(500)))
+    assert len(link.calls) == 64  # four fifths of what may be under way
+    others = [Owner() for _ in range(8)]
+    for other in others:
+        bench.add("first", "second", owner=other)
+        answered = [call for call in link.calls if call.request.idem == "first"]  # type: ignore[union-attr]
+        assert len(answered) == 1
+        link.calls.remove(answered[0])
+        answered[0].on_reply(DONE)
+        assert other.done == ["first"]
+    assert link.room > 0
+
+
+async def test_the_last_place_is_for_who_has_none(bench: Bench) -> None:
+    link, other = ScriptedLink(), Owner()
+    link.places = 2
+    bench.pipeline.attach(link)
+    bench.add("a", "b", "c")
+    assert link.idems == ["a"]
+    bench.add("d", "e", owner=other)
+    assert link.idems == ["a", "d"]
+    link.answer(DONE)
+    link.answer(DONE)
+    assert bench.owner.done == ["a"]
+    assert other.done == ["d"]
+    assert link.idems == ["b", "e"]
 
 
 async def test_waiting_until_confirmed(bench: Bench) -> None:
@@ -175,9 +211,9 @@ async def test_waiting_until_confirmed(bench: Bench) -> None:
 
 async def test_nobody_waits_for_a_link_that_will_not_be(bench: Bench) -> None:
     bench.add(*map(str, range(MAX_UNCONFIRMED)))
-    assert bench.pipeline.crowded
+    assert bench.pipeline.crowded(bench.owner)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(bench.pipeline.wait_for_room)
+        tasks.start_soon(bench.pipeline.wait_for_room, bench.owner)
         tasks.start_soon(bench.pipeline.wait_until_confirmed, bench.owner)
         tasks.start_soon(bench.pipeline.wait_until_all_confirmed)
         await anyio.wait_all_tasks_blocked()
