@@ -13,6 +13,7 @@ from ensync.received import Received, make_received
 
 if TYPE_CHECKING:
     from ensync.errors import EnSyncError
+    from ensync.event_buffer import Held
     from ensync.subscription import Subscription
 
 __all__ = [
@@ -48,7 +49,7 @@ class Event(Generic[T], metaclass=Received):
     """
 
     __slots__ = (
-        "_number",
+        "_held",
         "_subscription",
         "block",
         "event_name",
@@ -71,7 +72,7 @@ class Event(Generic[T], metaclass=Received):
     timestamp: datetime | None
     redelivered: bool
     _subscription: Subscription[T]
-    _number: int
+    _held: Held
 
     def __init__(  # noqa: PLR0917 - made in one place, on the hot path
         self,
@@ -85,7 +86,7 @@ class Event(Generic[T], metaclass=Received):
         timestamp: datetime | None,
         redelivered: bool,
         subscription: Subscription[T],
-        number: int,
+        held: Held,
     ) -> None:
         fill = object.__setattr__
         fill(self, "idem", idem)
@@ -98,7 +99,7 @@ class Event(Generic[T], metaclass=Received):
         fill(self, "timestamp", timestamp)
         fill(self, "redelivered", redelivered)
         fill(self, "_subscription", subscription)
-        fill(self, "_number", number)
+        fill(self, "_held", held)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"an event is frozen: {name} can't be set")

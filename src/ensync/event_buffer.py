@@ -16,11 +16,16 @@ __all__ = ["Arrived", "EventBuffer", "Held", "weight"]
 _FULL = 16 << 20
 
 
-class Held(NamedTuple):
-    """An event as it was given to one loop. It may have gone back, and be another's, since."""
+class Held:
+    """An event as it was given to one loop. It may have gone back, and be another's, since.
 
-    key: EventKey
-    number: int
+    The same event is another one of these each time that it comes into the buffer.
+    """
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: EventKey) -> None:
+        self.key = key
 
 
 class Arrived(NamedTuple):
@@ -29,20 +34,12 @@ class Arrived(NamedTuple):
     Attributes:
         delivery: The event.
         redelivered: Whether it was here before.
-        number: Another one each time that it comes into the buffer.
+        held: This time that it is here.
     """
 
     delivery: Delivery
     redelivered: bool
-    number: int
-
-    @property
-    def key(self) -> EventKey:
-        return EventKey(self.delivery.idem, self.delivery.block)
-
-    @property
-    def held(self) -> Held:
-        return Held(self.key, self.number)
+    held: Held
 
 
 class EventBuffer:
@@ -55,7 +52,6 @@ class EventBuffer:
     def __init__(self, size: int) -> None:
         self._size = size
         self._send, self._receive = anyio.create_memory_object_stream[Arrived](math.inf)
-        self._arrivals = 0
         self.count = 0
         self.bytes = 0
 
@@ -69,10 +65,9 @@ class EventBuffer:
         """Whether the engine, held back before, may go on."""
         return self.count <= self._size // 2 and self.bytes <= _FULL // 2
 
-    def put(self, delivery: Delivery, *, redelivered: bool) -> None:
+    def put(self, key: EventKey, delivery: Delivery, *, redelivered: bool) -> None:
         """Takes an event in."""
-        self._arrivals += 1
-        self._send.send_nowait(Arrived(delivery, redelivered, self._arrivals))
+        self._send.send_nowait(Arrived(delivery, redelivered, Held(key)))
         self.count += 1
         self.bytes += weight(delivery)
 

@@ -187,9 +187,9 @@ class Intake:
         key = EventKey(delivery.idem, delivery.block)
         arrival = self._ledger.arrived(key)
         if arrival is Arrival.SHOW:
-            self._take_in(delivery, redelivered=False)
+            self._take_in(key, delivery, redelivered=False)
         elif arrival is Arrival.SHOW_AGAIN:
-            self._take_in(delivery, redelivered=True)
+            self._take_in(key, delivery, redelivered=True)
         elif arrival is Arrival.KEEP:
             self._kept[key] = delivery
         else:
@@ -249,8 +249,8 @@ class Intake:
     def in_hand(self) -> int:
         return self._ledger.count(Place.IN_HAND)
 
-    def _take_in(self, delivery: Delivery, *, redelivered: bool) -> None:
-        self._buffer.put(delivery, redelivered=redelivered)
+    def _take_in(self, key: EventKey, delivery: Delivery, *, redelivered: bool) -> None:
+        self._buffer.put(key, delivery, redelivered=redelivered)
         if self._held:
             self._bytes_since_held += weight(delivery)
         elif self._buffer.is_full:
@@ -317,8 +317,9 @@ class Intake:
         arrived = self._buffer.take()
         if arrived is None:
             return None
-        self._ledger.move(arrived.key, Place.IN_HAND)
-        self._taken[arrived.key] = arrived
+        key = arrived.held.key
+        self._ledger.move(key, Place.IN_HAND)
+        self._taken[key] = arrived
         if self._held and self._buffer.has_room_again:
             self._release()
         return arrived
@@ -369,14 +370,14 @@ class Intake:
         kept = self._kept.pop(key, None)
         if kept is not None and place is Place.GIVEN_BACK and not self.finished:
             self._ledger.move(key, Place.BUFFERED)
-            self._take_in(kept, redelivered=True)
+            self._take_in(key, kept, redelivered=True)
 
     def is_in_hand(self, held: Held) -> bool:
         """Whether the event is still in the hand that it was given to."""
         taken = self._taken.get(held.key)
         return (
             taken is not None
-            and taken.number == held.number
+            and taken.held is held
             and self._ledger.place(held.key) is Place.IN_HAND
         )
 
@@ -394,7 +395,7 @@ class Intake:
     def _put_back(self, key: EventKey) -> None:
         arrived = self._taken.pop(key)
         self._ledger.move(key, Place.BUFFERED)
-        self._buffer.put(arrived.delivery, redelivered=True)
+        self._buffer.put(key, arrived.delivery, redelivered=True)
         self.notify()
 
     def settling_refused(self, key: EventKey) -> None:

@@ -15,6 +15,7 @@ from ensync.received import make_received
 from ensync.transports.base import Delivery
 
 if TYPE_CHECKING:
+    from ensync.event_buffer import Held
     from ensync.subscription import Subscription
 
 __all__ = ["EventReader", "InvalidEventPolicy", "Verdict", "judge"]
@@ -45,7 +46,7 @@ class EventReader(Generic[T]):
         subscription: Subscription[T],
         *,
         redelivered: bool,
-        number: int = 0,
+        held: Held,
     ) -> Event[T]:
         """Decrypts and parses one event.
 
@@ -53,7 +54,7 @@ class EventReader(Generic[T]):
             delivery: The event as it came.
             subscription: What it came by.
             redelivered: Whether it was seen before.
-            number: Tells one handing out of an event from the next; 0 for none at all.
+            held: What it is given away as.
 
         Raises:
             EnSyncInvalidEventError: It can't be decrypted, or is not what it should be.
@@ -76,7 +77,7 @@ class EventReader(Generic[T]):
             _timestamp(delivery.logged_at_ms),
             redelivered,
             subscription,
-            number,
+            held,
         )
         return event
 

@@ -181,9 +181,9 @@ class Subscription(Generic[T], metaclass=Received):
             arrived = await self._intake.take()
             if arrived is None:
                 return None
-            delivery, redelivered, number = arrived
+            delivery, redelivered, held = arrived
             try:
-                return self._reader.read(delivery, self, redelivered=redelivered, number=number)
+                return self._reader.read(delivery, self, redelivered=redelivered, held=held)
             except EnSyncInvalidEventError as error:
                 invalid = error
             await self._judge(arrived, invalid)
@@ -194,9 +194,9 @@ class Subscription(Generic[T], metaclass=Received):
         try:
             verdict = await judge(self._on_invalid, error)
             if verdict == "discard":
-                await self._control.discard(arrived.key, idem, "invalid event")
+                await self._control.discard(arrived.held.key, idem, "invalid event")
             elif verdict == "defer":
-                await self._control.defer(arrived.key, idem, MIN_DELAY, "invalid event")
+                await self._control.defer(arrived.held.key, idem, MIN_DELAY, "invalid event")
         except BaseException:
             self._intake.put_back(arrived.held)
             raise
@@ -369,7 +369,9 @@ class Subscription(Generic[T], metaclass=Received):
             EnSyncConnectionError: The engine can't be reached in time.
         """
         delivery = await self._control.replay(idem)
-        return self._reader.read(delivery, self, redelivered=True)
+        # In nobody's hand by that: only what the user says of it settles it.
+        held = Held(EventKey(delivery.idem, delivery.block))
+        return self._reader.read(delivery, self, redelivered=True, held=held)
 
     async def pause(self, *, reason: str = "") -> ControlResult:
         """Stops the flow of events to this subscription; other clients go on.
@@ -477,7 +479,7 @@ def _key(event: AnyEvent) -> EventKey:
 
 
 def _held(event: Event[Any]) -> Held:
-    return Held(_key(event), event._number)  # pyright: ignore[reportPrivateUsage]
+    return event._held  # pyright: ignore[reportPrivateUsage]
 
 
 def _idem(event: AnyEvent | str) -> str:

@@ -279,7 +279,7 @@ async def test_what_is_not_in_hand_is_not_put_back(bench: Bench) -> None:
     bench.intake.acknowledge(taken)
     bench.intake.put_back(taken)
     for number in (1, 2):
-        bench.intake.put_back(Held(key(number), number + 1))
+        bench.intake.put_back(Held(key(number)))
     assert bench.intake.buffered == 1
     assert bench.engine.count(Acknowledge) == 1
 
@@ -303,8 +303,8 @@ async def test_what_the_engine_does_not_settle_is_shown_once_more(bench: Bench) 
         arrived = await bench.intake.take()
         assert arrived is not None
         assert arrived.redelivered is redelivered
-        bench.intake.move(arrived.key, Place.ACKNOWLEDGING)
-        bench.intake.acknowledgement_refused(arrived.key, "no")
+        bench.intake.move(arrived.held.key, Place.ACKNOWLEDGING)
+        bench.intake.acknowledgement_refused(arrived.held.key, "no")
     assert bench.intake.buffered == 0
     assert bench.intake.place(key(0)) is Place.GIVEN_BACK
 
