@@ -196,9 +196,9 @@ class AcknowledgementPipeline:
             return
         self._pumping = True
         try:
-            # Once around: what fails at once waits for the next turn.
-            for _ in range(sum(map(len, self._waiting.values()))):
-                if self._link is None or len(self._sent) >= MAX_IN_FLIGHT:
+            # No more than would be sent in all: what fails at once waits for the next time.
+            for _ in range(MAX_IN_FLIGHT):
+                if not self._waiting or self._link is None or len(self._sent) >= MAX_IN_FLIGHT:
                     return
                 pending = self._next(self._link.room)
                 if pending is None:
@@ -209,15 +209,17 @@ class AcknowledgementPipeline:
 
     def _next(self, room: int) -> _Pending | None:
         """What is to be sent next, in turns among the subscriptions that may send."""
-        for owner in list(self._waiting):
-            self._waiting.move_to_end(owner)
+        for owner, queue in self._waiting.items():
             if self._may_send(owner, room):
-                queue = self._waiting[owner]
-                pending = queue.popleft()
-                if not queue:
-                    del self._waiting[owner]
-                return pending
-        return None
+                break
+        else:
+            return None
+        pending = queue.popleft()
+        if queue:
+            self._waiting.move_to_end(owner)
+        else:
+            del self._waiting[owner]
+        return pending
 
     def _may_send(self, owner: Acknowledger, room: int) -> bool:
         sent = self._sent_of[owner]
