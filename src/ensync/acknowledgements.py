@@ -7,14 +7,14 @@ then: others' go on, and the link keeps room for everything else.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import anyio
 
+from ensync.connection import Connection
 from ensync.errors import EnSyncError
 from ensync.ledger import EventKey
-from ensync.transports.base import Acknowledge, Call, Link, Outcome
+from ensync.transports.base import Acknowledge, Call, Outcome
 
 __all__ = ["AcknowledgementPipeline", "Acknowledger", "means_done"]
 
@@ -64,10 +64,9 @@ class _Sent(NamedTuple):
 class AcknowledgementPipeline:
     """Owned by a session. Nothing here awaits but the methods that say so."""
 
-    def __init__(self, *, timeout: float, session_unknown: Callable[[str], None]) -> None:
+    def __init__(self, *, timeout: float) -> None:
         self._timeout = timeout
-        self._session_unknown = session_unknown
-        self._link: Link | None = None
+        self._connection: Connection | None = None
         self._waiting: OrderedDict[Acknowledger, deque[_Pending]] = OrderedDict()
         self._sent: dict[_Pending, _Sent] = {}
         self._sent_of: Counter[Acknowledger] = Counter()
@@ -75,6 +74,7 @@ class AcknowledgementPipeline:
         self._changed: anyio.Event | None = None
         self._pumping = False
         self._closed = False
+        self.answered = 0
 
     @property
     def unconfirmed(self) -> int:
@@ -96,14 +96,14 @@ class AcknowledgementPipeline:
             queue = self._waiting[pending.owner] = deque()
         queue.append(pending)
 
-    def attach(self, link: Link) -> None:
+    def attach(self, connection: Connection) -> None:
         """Sends what waits over a new link."""
-        self._link = link
+        self._connection = connection
         self._pump()
 
     def detach(self) -> None:
         """The link is gone: what it did not answer waits for the next one."""
-        self._link = None
+        self._connection = None
         unanswered = list(self._sent.values())
         self._sent.clear()
         self._sent_of.clear()
@@ -198,22 +198,22 @@ class AcknowledgementPipeline:
         try:
             # No more than would be sent in all: what fails at once waits for the next time.
             for _ in range(MAX_IN_FLIGHT):
-                if not self._waiting or self._link is None or len(self._sent) >= MAX_IN_FLIGHT:
+                connection = self._connection
+                if not self._waiting or connection is None or len(self._sent) >= MAX_IN_FLIGHT:
                     return
-                pending = self._next(self._link.room)
+                pending = self._next(connection.live_link.room)
                 if pending is None:
                     return
-                self._send(pending, self._link)
+                self._send(pending, connection)
         finally:
             self._pumping = False
 
     def _next(self, room: int) -> _Pending | None:
         """What is to be sent next, in turns among the subscriptions that may send."""
-        for owner, queue in self._waiting.items():
-            if self._may_send(owner, room):
-                break
-        else:
+        owner = next((owner for owner in self._waiting if self._may_send(owner, room)), None)
+        if owner is None:
             return None
+        queue = self._waiting[owner]
         pending = queue.popleft()
         if queue:
             self._waiting.move_to_end(owner)
@@ -227,30 +227,34 @@ class AcknowledgementPipeline:
             return room > 0
         return room > 1 and sent < _TIMES_WHAT_IS_LEFT * room
 
-    def _send(self, pending: _Pending, link: Link) -> None:
+    def _send(self, pending: _Pending, connection: Connection) -> None:
         answers: list[Outcome | EnSyncError] = []
         request = Acknowledge(pending.owner.event_name, pending.key.idem, pending.key.block)
 
         def on_reply(answer: Outcome | EnSyncError) -> None:
             answers.append(answer)
             if pending in self._sent:
-                self._answered(pending, answer)
+                self._answered(pending, connection, answer)
 
-        call = link.send(request, on_reply)
+        call = connection.live_link.send(request, on_reply)
         self._sent[pending] = _Sent(pending, call, anyio.current_time() + self._timeout)
         self._sent_of[pending.owner] += 1
         if answers:
-            self._answered(pending, answers[0])
+            self._answered(pending, connection, answers[0])
 
-    def _answered(self, pending: _Pending, answer: Outcome | EnSyncError) -> None:
+    def _answered(
+        self, pending: _Pending, connection: Connection, answer: Outcome | EnSyncError
+    ) -> None:
         self._no_longer_sent(pending)
         if isinstance(answer, EnSyncError):
             self._wait_in_turn(pending)
             return
         if answer.unauthenticated:
             self._wait_in_turn(pending)
-            self._session_unknown(answer.message)
+            connection.unknown_to_engine(answer.message)
             return
+        connection.was_useful = True
+        self.answered += 1
         self._confirmed(pending.owner)
         if means_done(answer):
             pending.owner.acknowledged(pending.key)

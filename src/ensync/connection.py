@@ -10,13 +10,26 @@ import anyio
 
 from ensync.errors import EnSyncConnectionError, EnSyncError
 from ensync.options import Reconnect
-from ensync.transports.base import Identity, Link, Outcome
+from ensync.registrations import Registrations
+from ensync.transports.base import (
+    Acknowledge,
+    Defer,
+    Discard,
+    Identity,
+    Link,
+    Outcome,
+    Publish,
+    Replay,
+    Request,
+)
 
 __all__ = ["Answer", "ClientState", "Connection", "SessionSettings"]
 
 # A heartbeat unanswered for this long, while nothing moves, means a dead link, however long
 # requests may take.
 _MAX_HEARTBEAT_TIMEOUT = 10.0
+# What a client is there for. The others are sent by themselves at every connect.
+_ABOUT_EVENTS = (Publish, Acknowledge, Defer, Discard, Replay)
 
 
 class ClientState(enum.Enum):
@@ -55,18 +68,20 @@ class Answer(NamedTuple):
 
 
 class Connection:
-    """One authenticated link, for as long as it lives."""
+    """One authenticated link, for as long as it lives.
+
+    Attributes:
+        registrations: The subscriptions made on it.
+        was_useful: Whether it has carried an event, an answer about one, or a heartbeat.
+    """
 
     def __init__(self) -> None:
         self.link: Link | None = None
         self.identity: Identity | None = None
         self.error: EnSyncConnectionError | None = None
         self._lost = anyio.Event()
-        self.first_stream: str | None = None
-        self.multiplexing: bool | None = None
-        """Whether events come on other streams than their own; None while not known."""
-        self.has_other_streams = False
-        """Whether names other than the first one's were subscribed to."""
+        self.registrations = Registrations()
+        self.was_useful = False
 
     @property
     def live_link(self) -> Link:
@@ -82,20 +97,32 @@ class Connection:
             self.error = error
             self._lost.set()
 
+    def unknown_to_engine(self, message: str) -> None:
+        """The engine answered on this connection that it does not know the client."""
+        self.lose(
+            EnSyncConnectionError(
+                f"the engine does not know this client any more: {message}",
+                code="session_unknown",
+            )
+        )
+
     async def wait_lost(self) -> EnSyncConnectionError:
         await self._lost.wait()
         assert self.error is not None
         return self.error
 
+    def answered(self, request: Request, outcome: Outcome) -> None:
+        """Notes what an answer says about the connection that it came on."""
+        if isinstance(request, _ABOUT_EVENTS) and not outcome.unauthenticated:
+            self.was_useful = True
+
+    def heartbeat_answered(self, answer: Outcome) -> None:
+        """Notes that the connection has lived through an interval, and who it is known as."""
+        if answer.success:
+            self.was_useful = True
+        else:
+            self.unknown_to_engine(answer.message)
+
     def may_share_stream(self, event_name: str) -> bool:
         """Whether this name's events may come on one stream with those of others."""
-        if self.multiplexing is not None:
-            return self.multiplexing
-        return event_name == self.first_stream and self.has_other_streams
-
-    def saw_delivery(self, stream_name: str, event_name: str) -> None:
-        """Learns from where an event came whether the engine multiplexes (PROTOCOL 3)."""
-        if event_name != stream_name:
-            self.multiplexing = True
-        elif stream_name != self.first_stream and self.multiplexing is None:
-            self.multiplexing = False
+        return self.registrations.may_share_stream(event_name)

@@ -26,16 +26,16 @@ class Heartbeats:
         interval: Seconds from one heartbeat to the next, over each carrier.
         timeout: Seconds without an answer and without a sign of life after which a carrier
             is taken for dead.
-        refused: Told when the engine answers that it does not know the client.
+        answered: Told what the engine answers.
     """
 
     def __init__(
-        self, link: Link, *, interval: float, timeout: float, refused: Callable[[str], None]
+        self, link: Link, *, interval: float, timeout: float, answered: Callable[[Outcome], None]
     ) -> None:
         self._link = link
         self._interval = interval
         self._timeout = timeout
-        self._refused = refused
+        self._answered = answered
         self._due = 0.0
         self._checks_own = False
 
@@ -84,8 +84,7 @@ class Heartbeats:
         finally:
             self._note_end(carrier)
         if isinstance(answer, Outcome):
-            if not answer.success:
-                self._refused(answer.message)
+            self._answered(answer)
         elif sent or isinstance(answer, EnSyncTimeoutError):
             self._missed(carrier, answer)
 

@@ -120,7 +120,7 @@ async def _publish(session: Session, request: Publish, deadline: float) -> Recip
         if outcome is not None:
             return outcome
         if isinstance(answer.result, Outcome):
-            session.unknown_to_engine(answer.result.message)
+            connection.unknown_to_engine(answer.result.message)
         elif not connection.is_lost:
             pauses = pauses or session.pauses()
             if not await waited(pauses, deadline):

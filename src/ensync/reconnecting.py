@@ -36,45 +36,48 @@ class ReconnectDecisions:
         # The waits grow over short-lived connections too; giving up is for failures in a row.
         self._backoff = Backoff(replace(policy, max_attempts=None), random)
         self._failures = 0
-        self._breaches = 0
+        self._is_trying = False
         self._connected_at: float | None = None
 
     @property
     def failures(self) -> int:
-        """How many attempts have failed since the last success."""
+        """How many attempts in a row have come to nothing."""
         return self._failures
 
     def connected(self, now: float) -> None:
-        self._failures = 0
+        """An attempt got through. Whether it was worth something shows when it is over."""
         self._connected_at = now
 
-    def lost(self, error: EnSyncError, now: float) -> Decision:
+    def lost(self, error: EnSyncError, now: float, *, useful: bool) -> Decision:
         """A connection that had been made is gone.
 
         The back-off starts over only if it had lived for a while: an engine that
-        accepts and drops at once is not hammered. One that breaks the protocol each time
-        will do so again, with what it sends again.
+        accepts and drops at once is not hammered. One that does so without having
+        been of any use is an attempt that failed, or there would be no end to it. So
+        is one that broke the protocol, whatever came before: the engine will do it
+        again, with what it sends again.
         """
         lived = 0.0 if self._connected_at is None else now - self._connected_at
-        self._connected_at = None
         if lived >= self._policy.healthy_after:
             self._backoff.reset()
-            self._breaches = 0
-        self._breaches = self._breaches + 1 if error.code == "protocol_error" else 0
-        if self._is_too_often(self._breaches - 1):
-            return GiveUp(_gave_up(error, self._breaches))
-        return self._next(error)
+            self._failures = 0
+        elif useful and error.code != "protocol_error":
+            self._failures = 0
+        elif self._is_trying:
+            self._failures += 1
+        self._connected_at, self._is_trying = None, True
+        return self._decide(error)
 
     def failed(self, error: EnSyncError) -> Decision:
         """An attempt to connect did not succeed."""
         self._failures += 1
-        if self._is_too_often(self._failures):
+        return self._decide(error)
+
+    def _decide(self, error: EnSyncError) -> Decision:
+        limit = self._policy.max_attempts
+        if limit is not None and self._failures >= limit:
             return GiveUp(_gave_up(error, self._failures))
         return self._next(error)
-
-    def _is_too_often(self, times: int) -> bool:
-        limit = self._policy.max_attempts
-        return limit is not None and times >= limit
 
     def _next(self, error: EnSyncError) -> Decision:
         if isinstance(error, EnSyncAuthenticationError):

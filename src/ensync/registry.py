@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import anyio
 
-from ensync.acknowledgements import Acknowledger
 from ensync.connection import Answer, Connection, SessionSettings
 from ensync.errors import (
     EnSyncError,
     EnSyncSubscriptionError,
     EnSyncTimeoutError,
 )
-from ensync.reconnecting import Decision, GiveUp, ReconnectDecisions, TryAfter
+from ensync.reconnecting import GiveUp, ReconnectDecisions
+from ensync.registrations import Registration
+from ensync.repairs import Repairs
+from ensync.subscriber import Subscriber
 from ensync.transports.base import (
     Delivery,
     Request,
@@ -28,39 +29,9 @@ from ensync.transports.base import (
 )
 from ensync.transports.bridge import AsyncioSide
 
-__all__ = ["Subscriber", "SubscriptionRegistry"]
+__all__ = ["SubscriptionRegistry"]
 
 logger = logging.getLogger("ensync")
-
-
-class Subscriber(Acknowledger, Protocol):
-    """A subscription, as seen from here."""
-
-    def deliver(self, delivery: Delivery) -> None:
-        """Takes one event. Called by the reader: returns at once."""
-
-    @property
-    def is_attached(self) -> bool:
-        """Whether it has a stream."""
-        ...
-
-    def attached(self, connection: Connection, stream: Stream) -> None:
-        """The engine has registered the subscription on this connection."""
-
-    async def restore_pause(self) -> None:
-        """Pauses a new registration if the subscription is paused."""
-
-    def may_share_stream(self) -> None:
-        """From now on, events of other names may come on this subscription's stream."""
-
-    def detached(self) -> None:
-        """The stream is gone; another will come, or failed() will be called."""
-
-    def retry(self) -> None:
-        """Sends again what had no answer. Called now and then."""
-
-    def failed(self, error: EnSyncError) -> None:
-        """No stream will come any more."""
 
 
 class Connections(Protocol):
@@ -85,14 +56,6 @@ class Connections(Protocol):
         """Sends a request once and waits for its answer."""
         ...
 
-    def unknown_to_engine(self, message: str) -> None:
-        """The engine answered that it does not know this client."""
-
-
-class _Broken(NamedTuple):
-    subscriber: Subscriber
-    error: EnSyncError
-
 
 class SubscriptionRegistry:
     """Owned by a session."""
@@ -105,20 +68,20 @@ class SubscriptionRegistry:
         self._subscribers: dict[str, Subscriber] = {}
         self._adding: set[str] = set()
         self._registering: dict[str, anyio.Lock] = {}
-        self._decisions: dict[str, ReconnectDecisions] = {}
-        self._broken: deque[_Broken] = deque()
-        self._something_broke = anyio.Event()
-        self._orphans: list[Stream] = []
+        self._repairs = Repairs(self, new_decisions)
         self.unsolicited = 0
 
     @property
     def names(self) -> list[str]:
         return sorted(self._subscribers)
 
+    @property
+    def settings(self) -> SessionSettings:
+        return self._session.settings
+
     def detached(self) -> None:
         """The connection is gone, and every stream with it."""
-        self._broken.clear()
-        self._orphans.clear()
+        self._repairs.clear()
         for subscriber in self._subscribers.values():
             subscriber.detached()
 
@@ -162,7 +125,7 @@ class SubscriptionRegistry:
         while True:
             connection = await self._session.connection(deadline)
             try:
-                await self._subscribe(connection, subscriber, deadline)
+                await self.subscribe(connection, subscriber, deadline)
             except EnSyncTimeoutError:
                 raise
             except EnSyncError as failure:
@@ -175,66 +138,82 @@ class SubscriptionRegistry:
     def remove(self, subscriber: Subscriber, stream: Stream | None) -> None:
         """Forgets a subscription and ends its stream, so that others get its events."""
         self._forget(subscriber)
-        if stream is not None:
-            self._end_stream(subscriber, stream)
+        connection = self._session.current
+        if connection is None:
+            return
+        registration = None if stream is None else connection.registrations.of(stream)
+        if registration is not None:
+            self._leave(connection, registration)
+        elif not self._subscribers:
+            connection.registrations.drop_left()
 
-    def _has(self, subscriber: Subscriber) -> bool:
+    def _leave(self, connection: Connection, registration: Registration) -> None:
+        connection.registrations.leave(registration, others=bool(self._subscribers))
+
+    def has(self, subscriber: Subscriber) -> bool:
+        """Whether it is still to be registered."""
         # The name may be another subscription's by now.
         return self._subscribers.get(subscriber.event_name) is subscriber
 
     def _forget(self, subscriber: Subscriber) -> None:
-        if self._has(subscriber):
+        self._repairs.forget(subscriber)
+        if self.has(subscriber):
             del self._subscribers[subscriber.event_name]
-            self._decisions.pop(subscriber.event_name, None)
 
-    def _end_stream(self, subscriber: Subscriber, stream: Stream) -> None:
-        if self._carries_others(subscriber):
-            self._orphans.append(stream)
-        else:
-            stream.close()
-        if not self._subscribers:
-            for orphan in self._orphans:
-                orphan.close()
-            self._orphans.clear()
-
-    def _carries_others(self, subscriber: Subscriber) -> bool:
-        connection = self._session.current
-        return (
-            connection is not None
-            and connection.first_stream == subscriber.event_name
-            and connection.multiplexing is not False
-            and bool(self._subscribers)
-        )
-
-    async def _subscribe(
+    async def subscribe(
         self, connection: Connection, subscriber: Subscriber, deadline: float
     ) -> None:
+        """Has the engine register it on this connection, if it is not by now.
+
+        Raises:
+            EnSyncSubscriptionError: The engine refuses.
+            EnSyncConnectionError: The connection was lost meanwhile, or it took too long.
+        """
         name = subscriber.event_name
-        if connection.first_stream is None:
-            connection.first_stream = name
-
-        def on_delivery(delivery: Delivery) -> None:
-            self._route(connection, name, delivery)
-
-        def on_end(ended: StreamEnded) -> None:
-            self._stream_ended(connection, subscriber, ended)
-
         with anyio.CancelScope(deadline=deadline):
             async with self._one_at_a_time(name):
-                if not self._has(subscriber):
-                    return  # left meanwhile; the name may be another's, to be left alone
-                stream = await self._session.side.run(
-                    connection.live_link.subscribe, name, on_delivery, on_end
-                )
-                if self._has(subscriber):
-                    subscriber.attached(connection, stream)
-                    self._registered(connection, name)
-                else:
-                    await self._take_back(connection, subscriber, stream, deadline)
+                # It may be left meanwhile, and the name another's, to be left alone.
+                while self.has(subscriber) and not subscriber.is_attached:
+                    await connection.registrations.none_is_void()
+                    if await self._register(connection, subscriber, deadline):
+                        break
             return
         raise EnSyncTimeoutError(
             f"the engine did not register the subscription to {name!r} in time", event_name=name
         )
+
+    async def _register(
+        self, connection: Connection, subscriber: Subscriber, deadline: float
+    ) -> bool:
+        """Asks the engine once; False when that was in vain, and no fault of this one."""
+        name = subscriber.event_name
+        registration = connection.registrations.begin(name)
+
+        def on_delivery(delivery: Delivery) -> None:
+            self._route(connection, registration, delivery)
+
+        def on_end(ended: StreamEnded) -> None:
+            self._stream_ended(connection, subscriber, registration, ended)
+
+        try:
+            with registration.asking:
+                registration.stream = await self._session.side.run(
+                    connection.live_link.subscribe, name, on_delivery, on_end
+                )
+        except BaseException:
+            connection.registrations.drop(registration)
+            raise
+        if registration.stream is None or registration.is_void:
+            connection.registrations.drop(registration)
+            return False
+        if not self.has(subscriber):
+            await self._take_back(connection, registration, deadline)
+        elif not connection.is_lost:
+            subscriber.attached(connection, registration.stream)
+            self._tell_who_shares(connection, registration)
+            if registration.ended is not None:
+                on_end(registration.ended)
+        return True
 
     @asynccontextmanager
     async def _one_at_a_time(self, name: str) -> AsyncIterator[None]:
@@ -248,24 +227,27 @@ class SubscriptionRegistry:
                 self._registering.pop(name, None)
 
     async def _take_back(
-        self, connection: Connection, subscriber: Subscriber, stream: Stream, deadline: float
+        self, connection: Connection, registration: Registration, deadline: float
     ) -> None:
         # It was left while it was being registered.
         try:
-            await self._session.exchange(connection, Unsubscribe(subscriber.event_name), deadline)
+            request = Unsubscribe(registration.event_name)
+            await self._session.exchange(connection, request, deadline)
         finally:
-            self._end_stream(subscriber, stream)
+            self._leave(connection, registration)
 
-    def _registered(self, connection: Connection, name: str) -> None:
-        if name == connection.first_stream:
+    def _tell_who_shares(self, connection: Connection, registered: Registration) -> None:
+        carrier = connection.registrations.carrier
+        if carrier is None or carrier is registered:
             return
-        connection.has_other_streams = True
-        first = self._subscribers.get(connection.first_stream or "")
-        if first is not None:
-            first.may_share_stream()
+        subscriber = self._subscribers.get(carrier.event_name)
+        if subscriber is not None:
+            subscriber.may_share_stream()
 
-    def _route(self, connection: Connection, stream_name: str, delivery: Delivery) -> None:
-        connection.saw_delivery(stream_name, delivery.event_name)
+    def _route(
+        self, connection: Connection, registration: Registration, delivery: Delivery
+    ) -> None:
+        connection.registrations.saw_delivery(registration, delivery.event_name)
         subscriber = self._subscribers.get(delivery.event_name)
         if subscriber is None:
             # It stays unsettled: the engine hands it out again.
@@ -274,81 +256,58 @@ class SubscriptionRegistry:
                 "an event of %r arrived, to which nobody is subscribed", delivery.event_name
             )
             return
+        connection.was_useful = True
         subscriber.deliver(delivery)
 
     def _stream_ended(
-        self, connection: Connection, subscriber: Subscriber, ended: StreamEnded
+        self,
+        connection: Connection,
+        subscriber: Subscriber,
+        registration: Registration,
+        ended: StreamEnded,
     ) -> None:
-        if connection is not self._session.current or connection.is_lost:
+        registrations = connection.registrations
+        if connection.is_lost or registration not in registrations:
+            return  # another has taken its place
+        if registration.stream is None:
+            registration.ended = ended
             return
-        name = subscriber.event_name
         if ended.reason is StreamEnd.UNAUTHENTICATED:
-            self._session.unknown_to_engine(str(ended.error))
-        elif ended.reason is StreamEnd.REFUSED:
-            self._give_up(subscriber, ended.error)
-        elif name == connection.first_stream and connection.multiplexing:
-            self._carrier_ended(connection, ended.error)
-        elif not (connection.multiplexing and ended.reason is StreamEnd.FINISHED):
+            connection.unknown_to_engine(str(ended.error))
+            return
+        carried_all = registrations.carries_all(registration)
+        registrations.drop(registration)
+        if ended.reason is StreamEnd.REFUSED:
+            self.give_up(subscriber, ended.error)
+        if carried_all:
+            registrations.drop_all()
+            self._all_broke(ended.error)
+        elif registrations.multiplexing and ended.reason is StreamEnd.FINISHED:
+            pass  # it was there to register, and its events come on another
+        elif self.has(subscriber):
             self._broke(subscriber, ended.error)
 
-    def _carrier_ended(self, connection: Connection, error: EnSyncError) -> None:
-        connection.first_stream = None
+    def _all_broke(self, error: EnSyncError) -> None:
         for subscriber in self._subscribers.values():
-            self._broke(subscriber, error)
+            if subscriber.is_attached:
+                self._broke(subscriber, error)
 
     def _broke(self, subscriber: Subscriber, error: EnSyncError) -> None:
         subscriber.detached()
-        self._broken.append(_Broken(subscriber, error))
-        self._something_broke.set()
+        self._repairs.broke(subscriber, error)
 
     async def keep(self, connection: Connection) -> None:
         """Registers everything on a new connection, and again whatever ends by itself."""
-        async with anyio.create_task_group() as tasks:
-            for name, subscriber in list(self._subscribers.items()):
-                if name not in self._adding and not subscriber.is_attached:
-                    tasks.start_soon(self._repair, connection, subscriber, None)
-            while True:
-                while self._broken:
-                    broken = self._broken.popleft()
-                    if self._has(broken.subscriber):
-                        tasks.start_soon(self._repair, connection, broken.subscriber, broken.error)
-                self._something_broke = anyio.Event()
-                await self._something_broke.wait()
+        for name, subscriber in self._subscribers.items():
+            if name not in self._adding and not subscriber.is_attached:
+                self._repairs.missing(subscriber)
+        await self._repairs.run(connection)
 
-    async def _repair(
-        self, connection: Connection, subscriber: Subscriber, error: EnSyncError | None
-    ) -> None:
-        name, now = subscriber.event_name, anyio.current_time
-        decisions = self._decisions.setdefault(name, self._new_decisions())
-        decision: Decision = TryAfter(0) if error is None else decisions.lost(error, now())
-        registered = False
-        while self._has(subscriber):
-            if isinstance(decision, GiveUp):
-                self._give_up(subscriber, decision.error)
-                return
-            await anyio.sleep(decision.delay)
-            try:
-                if not registered:
-                    await self._subscribe_again(connection, subscriber)
-                    registered = True
-                # Should this fail, it alone is tried again: the registration is good.
-                await subscriber.restore_pause()
-            except EnSyncError as failure:
-                if connection.is_lost:
-                    return
-                logger.info("subscribing again to %r failed: %s", name, failure)
-                decision = decisions.failed(failure) if failure.retryable else GiveUp(failure)
-            else:
-                decisions.connected(now())
-                return
-
-    def _give_up(self, subscriber: Subscriber, error: EnSyncError) -> None:
-        self._forget(subscriber)
-        subscriber.failed(error)
-
-    async def _subscribe_again(self, connection: Connection, subscriber: Subscriber) -> None:
-        deadline = anyio.current_time() + self._session.settings.request_timeout
-        await self._subscribe(connection, subscriber, deadline)
+    def give_up(self, subscriber: Subscriber, error: EnSyncError) -> None:
+        """Nothing is tried any more for this one, unless it was left anyway."""
+        if self.has(subscriber):
+            self._forget(subscriber)
+            subscriber.failed(error)
 
 
 async def _wait_to_retry(

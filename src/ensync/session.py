@@ -83,9 +83,7 @@ class Session:
         self.reconnects = 0
         self.subscriptions = SubscriptionRegistry(self, self._new_decisions)
         self.identity = Identity("", "", {})
-        self.acknowledgements = AcknowledgementPipeline(
-            timeout=settings.request_timeout, session_unknown=self.unknown_to_engine
-        )
+        self.acknowledgements = AcknowledgementPipeline(timeout=settings.request_timeout)
 
     def __repr__(self) -> str:
         return (
@@ -157,7 +155,7 @@ class Session:
         self.identity = connection.identity
         self._connection = connection
         self._decisions.connected(anyio.current_time())
-        self.acknowledgements.attach(connection.live_link)
+        self.acknowledgements.attach(connection)
         self._set_state(ClientState.CONNECTED)
 
     # The supervisor
@@ -171,7 +169,7 @@ class Session:
                     connection = self._connection
                     error = await self._serve(connection)
                     await self._retire(connection)
-                    await self._reconnect(error)
+                    await self._reconnect(error, useful=connection.was_useful)
         finally:
             await self._close()
 
@@ -195,10 +193,10 @@ class Session:
         with anyio.CancelScope(shield=True):
             await self.side.run(connection.live_link.aclose)
 
-    async def _reconnect(self, error: EnSyncConnectionError) -> None:
+    async def _reconnect(self, error: EnSyncConnectionError, *, useful: bool) -> None:
         level = logging.WARNING if error.code == "protocol_error" else logging.INFO
         logger.log(level, "connection lost: %s", error)
-        decision = self._decisions.lost(error, anyio.current_time())
+        decision = self._decisions.lost(error, anyio.current_time(), useful=useful)
         while isinstance(decision, TryAfter):
             await anyio.sleep(decision.delay)
             try:
@@ -237,19 +235,9 @@ class Session:
             connection.live_link,
             interval=settings.heartbeat_interval,
             timeout=settings.heartbeat_timeout,
-            refused=self.unknown_to_engine,
+            answered=connection.heartbeat_answered,
         )
         await heartbeats.run()
-
-    def unknown_to_engine(self, message: str) -> None:
-        """The engine answered that it does not know this client: connect anew."""
-        if self._connection is not None:
-            self._connection.lose(
-                EnSyncConnectionError(
-                    f"the engine does not know this client any more: {message}",
-                    code="session_unknown",
-                )
-            )
 
     async def _resend_late(self) -> None:
         while True:
@@ -300,7 +288,9 @@ class Session:
                 call.cancel()
         if wait.answer is None:
             return Answer(EnSyncTimeoutError("no answer from the engine in time"), sent)
-        if isinstance(wait.answer, EnSyncError):
+        if isinstance(wait.answer, Outcome):
+            connection.answered(request, wait.answer)
+        else:
             # A request cancelled together with this one may have cost it its link.
             await checkpoint_if_cancelled()
         return Answer(wait.answer, sent)
@@ -337,7 +327,7 @@ class Session:
             if isinstance(result, Outcome):
                 if not result.unauthenticated:
                     return result._replace(perhaps_repeated=perhaps_done)
-                self.unknown_to_engine(result.message)
+                connection.unknown_to_engine(result.message)
                 continue
             if isinstance(result, EnSyncTimeoutError) or not _may_repeat(result):
                 raise result

@@ -123,6 +123,48 @@ async def test_leaving_the_first_subscription_keeps_the_others(
                 assert (await take_one(again)).payload == 3
 
 
+ALL_VARIANTS_OF_STREAMS = [{}, *MULTIPLEXING]
+
+
+@pytest.mark.parametrize(
+    "options", ALL_VARIANTS_OF_STREAMS, ids=["apart", "later streams stay", "later streams end"]
+)
+async def test_when_all_streams_end_again_and_again_none_is_there_twice(
+    options: dict[str, Any],
+) -> None:
+    faults = Faults()
+    soon = ensync.Reconnect(initial=0.001, maximum=0.001)
+    names = ["a", "b", "c"]
+    rounds = 10
+    # Where all events come on the first stream, the others may end once they have registered.
+    streams = 1 if options.get("end_registering_streams") else len(names)
+    async with opened("grpc", hooks=faults, **options) as (target, _):
+        with anyio.fail_after(2 * PATIENCE):
+            async with (
+                target.connect(reconnect=soon) as client,
+                client.subscribe("a") as a,
+                client.subscribe("b") as b,
+                client.subscribe("c") as c,
+            ):
+                for number in range(rounds):
+                    for subscription in (a, b, c):
+                        await client.publish(subscription.event_name, [client.app_id], number)
+                        assert (await take_one(subscription)).payload == number
+                    await faults.wait_streams(streams)
+                    calls = faults.calls("subscribe")
+                    assert faults.end_streams("UNAVAILABLE") == streams
+                    await faults.wait_calls("subscribe", calls + len(names))
+                for subscription in (a, b, c):
+                    await client.publish(subscription.event_name, [client.app_id], "last")
+                    assert (await take_one(subscription)).payload == "last"
+                await faults.wait_streams(streams)
+            assert faults.calls("connect") == 1
+            # The two that end before the one that carries all may have asked in vain.
+            if streams > 1:
+                assert faults.calls("subscribe") <= len(names) + rounds * (len(names) + 2)
+            await faults.wait_streams(0)
+
+
 async def test_an_unread_subscription_does_not_hold_up_the_stream_it_shares(
     multiplexing: tuple[Target, LocalEngine],
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
@@ -180,6 +180,7 @@ class EngineLink(ScriptedLink):
         self.error: EnSyncConnectionError | None = None
         self.streams: dict[str, ScriptedStream] = {}
         self.every_stream: dict[str, ScriptedStream] = {}
+        self.times_asked: Counter[str] = Counter()
         self.registered: set[str] = set()
         self.paused: set[str] = set()
         self.gone = anyio.Event()
@@ -236,6 +237,7 @@ class EngineLink(ScriptedLink):
     async def subscribe(
         self, event_name: str, on_delivery: DeliveryCallback, on_end: EndCallback
     ) -> Stream:
+        self.times_asked[event_name] += 1
         stream = ScriptedStream(self, event_name, on_delivery, on_end)
         self.streams[event_name] = self.every_stream[event_name] = stream
         try:

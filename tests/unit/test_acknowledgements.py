@@ -11,6 +11,7 @@ from ensync.acknowledgements import (
     AcknowledgementPipeline,
     means_done,
 )
+from ensync.connection import Connection
 from ensync.ledger import EventKey
 from ensync.transports.base import Outcome
 from tests.unit.scripted_link import DONE, ScriptedLink
@@ -36,9 +37,14 @@ class Owner:
 
 class Bench:
     def __init__(self) -> None:
-        self.unknown: list[str] = []
-        self.pipeline = AcknowledgementPipeline(timeout=30, session_unknown=self.unknown.append)
+        self.pipeline = AcknowledgementPipeline(timeout=30)
         self.owner = Owner()
+
+    def attach(self, link: ScriptedLink) -> Connection:
+        connection = Connection()
+        connection.link = link
+        self.pipeline.attach(connection)
+        return connection
 
     def add(self, *idems: str, owner: Owner | None = None) -> None:
         for idem in idems:
@@ -52,7 +58,7 @@ def bench() -> Bench:
 
 async def test_confirmed(bench: Bench) -> None:
     link = ScriptedLink()
-    bench.pipeline.attach(link)
+    bench.attach(link)
     bench.add("a", "b")
     assert link.idems == ["a", "b"]
     link.answer_all(DONE)
@@ -62,7 +68,7 @@ async def test_confirmed(bench: Bench) -> None:
 
 async def test_refused_and_already(bench: Bench) -> None:
     link = ScriptedLink()
-    bench.pipeline.attach(link)
+    bench.attach(link)
     bench.add("a", "b")
     link.answer(Outcome(False, "not yours"))
     link.answer(Outcome(False, "it is ALREADY settled"))
@@ -82,19 +88,19 @@ async def test_what_means_done(message: str, done: bool) -> None:
 async def test_without_a_link_they_wait_for_one(bench: Bench) -> None:
     bench.add("a", "b")
     link = ScriptedLink()
-    bench.pipeline.attach(link)
+    bench.attach(link)
     assert link.idems == ["a", "b"]
 
 
 async def test_after_a_lost_link_they_are_sent_again_in_order(bench: Bench) -> None:
     first, second = ScriptedLink(), ScriptedLink()
-    bench.pipeline.attach(first)
+    bench.attach(first)
     bench.add("a", "b", "c")
     first.answer(DONE)
     bench.pipeline.detach()
     assert first.calls == []
     bench.add("d")
-    bench.pipeline.attach(second)
+    bench.attach(second)
     assert second.idems == ["b", "c", "d"]
     second.answer_all(DONE)
     assert bench.owner.done == ["a", "b", "c", "d"]
@@ -102,7 +108,7 @@ async def test_after_a_lost_link_they_are_sent_again_in_order(bench: Bench) -> N
 
 async def test_a_bounded_number_is_on_the_wire(bench: Bench) -> None:
     link = ScriptedLink()
-    bench.pipeline.attach(link)
+    bench.attach(link)
     bench.add(*(str(n) for n in range(MAX_IN_FLIGHT + 5)))
     assert len(link.calls) == MAX_IN_FLIGHT
     link.answer(DONE)
@@ -115,7 +121,7 @@ async def test_what_has_no_answer_in_time_is_sent_again(
     bench: Bench, cancelling_ends_it: bool
 ) -> None:
     link = ScriptedLink(cancelling_ends_it=cancelling_ends_it)
-    bench.pipeline.attach(link)
+    bench.attach(link)
     bench.add("a", "b")
     await anyio.sleep(29)
     assert not bench.pipeline.expire(anyio.current_time())
@@ -131,7 +137,7 @@ async def test_what_has_no_answer_in_time_is_sent_again(
 @pytest.mark.parametrize("cancelling_ends_it", [False, True])
 async def test_abandoning_forgets_one_owners_only(bench: Bench, cancelling_ends_it: bool) -> None:
     link, other = ScriptedLink(cancelling_ends_it=cancelling_ends_it), Owner()
-    bench.pipeline.attach(link)
+    bench.attach(link)
     bench.add("a", "b")
     bench.add("c", owner=other)
     assert bench.pipeline.abandon(bench.owner) == 2
@@ -142,11 +148,24 @@ async def test_abandoning_forgets_one_owners_only(bench: Bench, cancelling_ends_
 
 async def test_a_client_that_the_engine_forgot(bench: Bench) -> None:
     link = ScriptedLink()
-    bench.pipeline.attach(link)
+    connection = bench.attach(link)
     bench.add("a")
     link.answer(Outcome(False, "unknown client", unauthenticated=True))
-    assert bench.unknown == ["unknown client"]
+    assert connection.error is not None
+    assert connection.error.code == "session_unknown"
+    assert "unknown client" in str(connection.error)
+    assert not connection.was_useful
     assert bench.pipeline.unconfirmed == 1
+
+
+@pytest.mark.parametrize("answer", [DONE, Outcome(False, "not yours")])
+async def test_any_other_answer_is_progress(bench: Bench, answer: Outcome) -> None:
+    link = ScriptedLink()
+    connection = bench.attach(link)
+    bench.add("a", "b")
+    assert (connection.was_useful, bench.pipeline.answered) == (False, 0)
+    link.answer(answer)
+    assert (connection.was_useful, bench.pipeline.answered) == (True, 1)
 
 
 async def test_only_a_crowded_subscription_waits_for_room(bench: Bench) -> None:
@@ -166,7 +185,7 @@ async def test_unanswered_ones_of_one_subscription_leave_room_for_those_of_other
 ) -> None:
     link = ScriptedLink()
     link.places = 80
-    bench.pipeline.attach(link)
+    bench.attach(link)
     bench.add(*(f"stuck {n}" for n in range(500)))
     assert len(link.calls) == 64  # four fifths of what may be under way
     others = [Owner() for _ in range(8)]
@@ -183,7 +202,7 @@ async def test_unanswered_ones_of_one_subscription_leave_room_for_those_of_other
 async def test_the_last_place_is_for_who_has_none(bench: Bench) -> None:
     link, other = ScriptedLink(), Owner()
     link.places = 2
-    bench.pipeline.attach(link)
+    bench.attach(link)
     bench.add("a", "b", "c")
     assert link.idems == ["a"]
     bench.add("d", "e", owner=other)
@@ -197,7 +216,7 @@ async def test_the_last_place_is_for_who_has_none(bench: Bench) -> None:
 
 async def test_waiting_until_confirmed(bench: Bench) -> None:
     link = ScriptedLink()
-    bench.pipeline.attach(link)
+    bench.attach(link)
     bench.add("a", "b")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(bench.pipeline.wait_until_confirmed, bench.owner)

@@ -25,7 +25,7 @@ class Link(ScriptedLink):
         super().__init__()
         self.carriers_now.extend(others)
         self.error: EnSyncConnectionError | None = None
-        self.refusals: list[str] = []
+        self.answers: list[Outcome] = []
 
     def abort(self, error: EnSyncConnectionError) -> None:
         self.error = error
@@ -40,7 +40,7 @@ async def checked(*links: Link) -> AsyncIterator[None]:
     async with anyio.create_task_group() as tasks:
         for link in links:
             heartbeats = Heartbeats(
-                link, interval=INTERVAL, timeout=TIMEOUT, refused=link.refusals.append
+                link, interval=INTERVAL, timeout=TIMEOUT, answered=link.answers.append
             )
             tasks.start_soon(heartbeats.run)
         await anyio.wait_all_tasks_blocked()
@@ -81,7 +81,7 @@ async def test_a_refusal_is_told() -> None:
         await anyio.sleep(INTERVAL + 1)
         link.answer(Outcome(False, "unknown client"))
         await anyio.wait_all_tasks_blocked()
-    assert link.refusals == ["unknown client"]
+    assert [answer.message for answer in link.answers] == ["unknown client"]
     assert link.error is None
 
 

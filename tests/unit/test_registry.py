@@ -11,7 +11,14 @@ from ensync.connection import Connection
 from ensync.errors import EnSyncConnectionError, EnSyncError, EnSyncSubscriptionError
 from ensync.ledger import EventKey
 from ensync.session import Session
-from ensync.transports.base import Delivery, Stream, StreamEnd, Unsubscribe
+from ensync.transports.base import (
+    Acknowledge,
+    Delivery,
+    Stream,
+    StreamEnd,
+    StreamEnded,
+    Unsubscribe,
+)
 from tests.unit.scripted_link import LOST, SUBSCRIBE, ScriptedEngine
 from tests.unit.scripted_program import BACK_OFF, NO_SIDE, SETTINGS, event_of
 
@@ -87,6 +94,16 @@ class Bench:
     @property
     def streams(self) -> set[str]:
         return set(self.engine.link.streams)
+
+    @property
+    def connection(self) -> Connection:
+        assert self.session.current is not None
+        return self.session.current
+
+    @property
+    def registered_names(self) -> list[str]:
+        """Those of all registrations that are kept, in the order in which they were made."""
+        return [each.event_name for each in self.connection.registrations]
 
 
 @pytest.fixture
@@ -174,6 +191,25 @@ async def test_the_stream_that_carries_others_outlives_its_subscription(bench: B
     assert bench.streams == set()
 
 
+async def test_no_more_than_one_stream_stays_for_what_it_may_carry(bench: Bench) -> None:
+    first, _ = await bench.add("first", "second")
+    for _ in range(10):
+        bench.remove(first)
+        (first,) = await bench.add("first")
+    bench.remove(first)
+    assert bench.registered_names == ["first", "second"]
+
+
+async def test_what_stays_goes_as_soon_as_streams_are_seen_to_be_apart(bench: Bench) -> None:
+    first, second = await bench.add("first", "second")
+    bench.remove(first)
+    assert bench.streams == {"first", "second"}
+    bench.deliver("second", ("second", 1))
+    assert bench.streams == {"second"}
+    assert bench.registered_names == ["second"]
+    assert second.got == [1]
+
+
 async def test_a_stream_of_an_engine_that_keeps_them_apart_ends_at_once(bench: Bench) -> None:
     first, second = await bench.add("first", "second")
     bench.deliver("second", ("second", 1))
@@ -189,6 +225,85 @@ async def test_when_the_carrying_stream_ends_all_are_registered_again(bench: Ben
     await anyio.sleep(BACK_OFF + 1)
     assert [each.times_attached for each in subscribers] == [2, 2]
     assert len(bench.engine.links) == 1
+
+
+@pytest.mark.parametrize("carrier_first", [True, False])
+@pytest.mark.parametrize("multiplexing", [True, False])
+async def test_when_all_streams_end_each_is_registered_again_once(
+    bench: Bench, multiplexing: bool, carrier_first: bool
+) -> None:
+    names = ["first", "second", "third"]
+    subscribers = await bench.add(*names)
+    for times in range(1, 6):
+        carrier, *others = bench.registered_names
+        bench.deliver(carrier if multiplexing else others[0], (others[0], times))
+        for name in (carrier, *others) if carrier_first else (*others, carrier):
+            bench.engine.end_stream(name, StreamEnd.BROKEN, ENDED)
+        await anyio.sleep(BACK_OFF + 1)
+        assert [each.times_attached for each in subscribers] == [1 + times] * 3
+        assert sorted(bench.registered_names) == names
+        assert bench.streams == set(names)
+
+
+async def test_a_carrying_stream_that_is_refused_fails_its_own_subscription_alone(
+    bench: Bench,
+) -> None:
+    first, second = await bench.add("first", "second")
+    bench.deliver("first", ("second", 1))
+    bench.engine.end_stream("first", StreamEnd.REFUSED, ENDED)
+    assert first.error is ENDED
+    await anyio.sleep(BACK_OFF + 1)
+    assert second.times_attached == 2
+    assert bench.registered_names == ["second"]
+
+
+async def test_what_was_being_registered_as_the_carrying_stream_ended_is_registered_again(
+    bench: Bench,
+) -> None:
+    await bench.add("first", "second")
+    bench.deliver("first", ("second", 1))
+    bench.engine.hold(SUBSCRIBE)
+    third = Noting("third")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.registry.add, third)
+        await anyio.wait_all_tasks_blocked()
+        bench.engine.end_stream("first", StreamEnd.BROKEN, ENDED)
+        await anyio.wait_all_tasks_blocked()
+        bench.engine.heal()
+    # It was asked for once more, by itself, and the first answer was not waited for.
+    assert (third.times_attached, bench.engine.link.times_asked["third"]) == (1, 2)
+    await anyio.sleep(BACK_OFF + 1)
+    assert sorted(bench.registered_names) == ["first", "second", "third"]
+
+
+async def test_the_end_of_a_stream_that_was_replaced_is_nobodys(bench: Bench) -> None:
+    first, second = await bench.add("first", "second")
+    bench.deliver("first", ("second", 1))
+    replaced = bench.engine.link.every_stream["second"]
+    bench.engine.end_stream("first", StreamEnd.BROKEN, ENDED)
+    await anyio.sleep(BACK_OFF + 1)
+    for reason in (StreamEnd.BROKEN, StreamEnd.REFUSED, StreamEnd.UNAUTHENTICATED):
+        replaced.on_end(StreamEnded(reason, ENDED))
+    await anyio.sleep(BACK_OFF + 1)
+    assert [each.times_attached for each in (first, second)] == [2, 2]
+    assert second.error is None
+    assert len(bench.engine.links) == 1
+
+
+async def test_what_ends_while_the_rest_is_still_to_be_registered_comes_back_once(
+    bench: Bench,
+) -> None:
+    """On a new link acknowledgements go first, and subscribing does not wait for them."""
+    (first,) = await bench.add("first")
+    bench.engine.hold(Acknowledge)
+    bench.session.acknowledgements.add(first, EventKey("done", 1))
+    bench.engine.lose()
+    await anyio.sleep(BACK_OFF + 1)
+    (late,) = await bench.add("late")
+    bench.engine.end_stream("late", StreamEnd.BROKEN, ENDED)
+    await anyio.sleep(2 * BACK_OFF)
+    assert [each.times_attached for each in (first, late)] == [2, 2]
+    assert sorted(bench.registered_names) == ["first", "late"]
 
 
 @pytest.mark.parametrize(("reason", "times"), [(StreamEnd.FINISHED, 1), (StreamEnd.BROKEN, 2)])
@@ -221,8 +336,7 @@ async def test_a_stream_that_can_not_be_had_again_fails_its_subscription_alone(
 
 async def test_the_first_stream_is_shared_as_soon_as_there_is_another(bench: Bench) -> None:
     (first,) = await bench.add("first")
-    connection = bench.session.current
-    assert connection is not None
+    connection = bench.connection
     assert not connection.may_share_stream("first")
     (second,) = await bench.add("second")
     assert (first.shares, second.shares) == (True, False)
