@@ -71,7 +71,8 @@ class EnSyncEngine:
         request_timeout: Seconds for the answer to a request, waiting for a connection
             included.
         heartbeat_interval: Seconds between signs of life.
-        drain_timeout: Seconds that leaving a subscription may wait for the engine.
+        drain_timeout: Seconds that leaving a subscription may wait for the engine. One
+            that is gone or silent is waited for once, however many are left.
         generation: Which method names a gRPC engine offers; found out by itself.
         http2: What speaks HTTP/2 for gRPC: ``"auto"`` is the fast way, with h2 for an
             engine that needs more; ``"h2"`` is h2 from the start; ``"grpclib"`` is

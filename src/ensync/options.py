@@ -41,13 +41,18 @@ class Reconnect:
     Before attempt ``n`` (counted from 0) there is a wait of a random length
     between 0 and ``min(maximum, initial * 2**n)`` seconds.
 
+    An attempt has failed when there is no connection, and also when there is one that
+    is lost again within ``healthy_after`` seconds without having been of any use: no
+    event came, and no request about one was answered. So has one whose connection
+    ends within that time because the engine breaks the protocol.
+
     Attributes:
         initial: Upper bound of the first wait, in seconds.
         maximum: Upper bound of every wait, in seconds.
         max_attempts: How many attempts in a row may fail before giving up; None
             for no end.
-        healthy_after: How long, in seconds, a session must live before the waits
-            start from ``initial`` again.
+        healthy_after: How long, in seconds, a connection must live before the waits
+            start from ``initial`` again, and before it counts as a success by itself.
 
     Raises:
         EnSyncValidationError: A value is not a positive finite number, or

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -16,6 +17,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from ensync.acknowledgements import AcknowledgementPipeline
 from ensync.connection import Answer, ClientState, Connection, SessionSettings
 from ensync.deadlines import Deadlines
+from ensync.draining import Draining
 from ensync.errors import (
     EnSyncConnectionError,
     EnSyncError,
@@ -84,6 +86,7 @@ class Session:
         self.subscriptions = SubscriptionRegistry(self, self._new_decisions)
         self.identity = Identity("", "", {})
         self.acknowledgements = AcknowledgementPipeline(timeout=settings.request_timeout)
+        self._draining = Draining(settings.drain_timeout, lambda: self.acknowledgements.answered)
 
     def __repr__(self) -> str:
         return (
@@ -155,6 +158,7 @@ class Session:
         self.identity = connection.identity
         self._connection = connection
         self._decisions.connected(anyio.current_time())
+        self._draining.has_new_link()
         self.acknowledgements.attach(connection)
         self._set_state(ClientState.CONNECTED)
 
@@ -244,6 +248,11 @@ class Session:
             await anyio.sleep(min(1.0, self.settings.request_timeout / 4))
             self.acknowledgements.expire(anyio.current_time())
             self.subscriptions.retry()
+
+    def draining(self) -> AbstractContextManager[None]:
+        """A scope in which a subscription waits for the engine as it is left."""
+        connection = self._connection
+        return self._draining.bounded(has_link=connection is not None and not connection.is_lost)
 
     # Requests
 

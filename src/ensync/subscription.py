@@ -430,7 +430,7 @@ class Subscription(Generic[T], metaclass=Received):
                 self._intake.acknowledge(held)
         self._in_loops.clear()
         try:
-            with anyio.move_on_after(self._session.settings.drain_timeout, shield=True):
+            with self._session.draining():
                 await self._session.acknowledgements.wait_until_confirmed(self._intake)
                 await self._tell_engine()
         finally:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, suppress
-from typing import NamedTuple, TypeAlias
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from typing import Any, NamedTuple, TypeAlias
 
 import anyio
 import pytest
@@ -158,6 +158,50 @@ async def test_leaving_when_a_dead_link_is_not_noticed_yet(
     connected = proxied.connect(**moment.options(DRAIN))
     seconds = await seconds_to_leave(proxy, connected, 0, event_name, moment, way)
     assert 0.9 * DRAIN < seconds < DRAIN + CLOSING + SLACK
+
+
+# Each for itself, they would take much longer than is left for slow machines.
+MANY, MANY_DRAIN = 20, 0.5
+
+
+@pytest.mark.parametrize("way", [_normally, _cancelled], ids=["normally", "cancelled"])
+@pytest.mark.parametrize(
+    "moment",
+    [MOMENTS["in a back-off"], MOMENTS["with a dead link that is not noticed yet"]],
+    ids=["gone", "silent"],
+)
+async def test_leaving_many_subscriptions_takes_no_longer_than_leaving_one(
+    proxied: Target, proxy: FaultProxy, faults: Faults, event_name: str, moment: Moment, way: Way
+) -> None:
+    faults.drop_request("acknowledge", count=None)
+    began: list[float] = []
+    with anyio.fail_after(2 * PATIENCE), anyio.CancelScope() as scope:
+        async with (
+            proxied.connect(**moment.options(MANY_DRAIN)) as client,
+            AsyncExitStack() as blocks,
+        ):
+            subscriptions = await many_unconfirmed(client, blocks, event_name)
+            await moment.bring_about(proxy, client)
+            began.append(anyio.current_time())
+            await way(scope)
+    seconds = anyio.current_time() - began[0]
+    print(f"left after {seconds:.3f} s")
+    assert 0.9 * MANY_DRAIN < seconds < MANY_DRAIN + CLOSING + SLACK
+
+
+async def many_unconfirmed(
+    client: ensync.EnSyncClient, stack: AsyncExitStack, event_name: str
+) -> None:
+    """Opens subscriptions with an acknowledgement each that nobody confirms."""
+    names = [f"{event_name}/{number}" for number in range(MANY)]
+    subscriptions: list[ensync.Subscription[Any]] = [
+        await stack.enter_async_context(client.subscribe(each)) for each in names
+    ]
+    for name in names:
+        await publish_all(client, name, range(2))
+    for subscription in subscriptions:
+        await take(subscription, 2)
+        assert subscription.statistics().unconfirmed == 1
 
 
 @pytest.mark.parametrize("hang", [FaultProxy.hang_new, FaultProxy.stall], ids=["TCP", "engine"])

@@ -10,7 +10,7 @@ import pytest
 
 import ensync
 from ensync.testing import FaultProxy, Faults
-from tests.conformance.harness import PATIENCE, Target
+from tests.conformance.harness import PATIENCE, Target, reconnected, take_one
 from tests.conftest import live_tasks, open_files
 from tests.faults.waiters import FLOWS, REQUESTS, Waiters, busy_client, state_reached
 
@@ -141,3 +141,58 @@ async def test_a_key_that_is_refused_later_is_told_to_everybody_at_once(
             await waiters.ended(REQUESTS | FLOWS)
             assert faults.calls("connect") == 2
             assert_told(waiters, ensync.EnSyncAuthenticationError, "authentication_refused")
+
+
+FOUR_TIMES = ensync.Reconnect(initial=0.001, maximum=0.001, max_attempts=4)
+
+
+async def test_an_engine_that_accepts_everybody_and_drops_them_is_given_up(
+    target: Target, faults: Faults, event_name: str
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with (
+            busy_client(target, event_name, reconnect=FOUR_TIMES) as busy,
+            anyio.create_task_group() as tasks,
+        ):
+            await busy.in_hand.ack()
+            waiters = Waiters(tasks)
+            waiters.start("iterator", lambda: take_one(busy.read))
+            faults.drop_delivery(count=None)
+            for connects in range(2, 6):
+                faults.abort_connections()
+                await faults.wait_calls("subscribe", 2 * connects)
+            faults.abort_connections()
+            await waiters.ended({"iterator"})
+            assert waiters.errors["iterator"].code == "gave_up"
+            assert busy.client.state is ensync.ClientState.CLOSED
+    assert faults.calls("connect") == 1 + 4
+
+
+async def test_as_long_as_something_gets_through_it_goes_on(
+    target: Target, faults: Faults, event_name: str
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with (
+            target.connect(reconnect=FOUR_TIMES) as client,
+            client.subscribe(event_name) as subscription,
+        ):
+            for number in range(10):
+                await client.publish(event_name, [client.app_id], number)
+                assert (await take_one(subscription)).payload == number
+                faults.abort_connections()
+                await faults.wait_calls("subscribe", 2 + number)
+            assert client.state is not ensync.ClientState.CLOSED
+    assert faults.calls("connect") >= 11
+
+
+async def test_so_it_does_as_long_as_it_gets_something_through(
+    target: Target, faults: Faults, event_name: str
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with target.connect(reconnect=FOUR_TIMES) as client:
+            for number in range(10):
+                await client.publish(event_name, [client.app_id], number)
+                lost = client.client_id
+                faults.abort_connections()
+                await reconnected(client, lost)
+    assert faults.calls("connect") == 11

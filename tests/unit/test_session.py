@@ -7,16 +7,36 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from ensync.connection import ClientState
+from ensync.connection import Answer, ClientState, Connection
 from ensync.errors import (
     EnSyncAuthenticationError,
     EnSyncConnectionError,
     EnSyncError,
     EnSyncSubscriptionError,
 )
-from ensync.transports.base import Heartbeat, Outcome, Publish, StreamEnd, Unsubscribe
-from tests.unit.scripted_link import AUTHENTICATE, CLOSE, LOST, SUBSCRIBE
-from tests.unit.scripted_program import BACK_OFF, BUSY, CONNECT_TIMEOUT, HEARTBEAT, KEPT, Program
+from ensync.publishing import publish_all
+from ensync.session import Session
+from ensync.transports.base import (
+    Discard,
+    Heartbeat,
+    Outcome,
+    Publish,
+    Request,
+    StreamEnd,
+    Unsubscribe,
+)
+from tests.unit.scripted_link import AUTHENTICATE, CLOSE, LOST, SUBSCRIBE, ScriptedEngine
+from tests.unit.scripted_program import (
+    BACK_OFF,
+    BUSY,
+    CONNECT_TIMEOUT,
+    HEARTBEAT,
+    KEPT,
+    NO_SIDE,
+    SECRET,
+    SETTINGS,
+    Program,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.mock_clock]
 
@@ -335,3 +355,56 @@ async def test_pausing_and_resuming_at_once_ends_as_the_engine_has_it() -> None:
                 tasks.start_soon(program.kept.resume)
                 tasks.start_soon(program.kept.pause)
             assert (KEPT in program.engine.paused) is program.kept.is_paused
+
+
+# An answer that somebody takes note of when its connection is long gone
+
+
+class SlowToNotice(Session):
+    """Gets its answers, and does nothing about them until it is told to."""
+
+    def __init__(self, engine: ScriptedEngine) -> None:
+        super().__init__(NO_SIDE, engine.open_link, "key", SETTINGS, lambda: 1.0)
+        self.notice = anyio.Event()
+
+    async def exchange(self, connection: Connection, request: Request, deadline: float) -> Answer:
+        answer = await super().exchange(connection, request, deadline)
+        if not isinstance(request, Heartbeat):
+            await self.notice.wait()
+        return answer
+
+
+async def _publish(session: Session) -> object:
+    request = Publish(BUSY, SECRET.app_id, "payload", "", None)
+    return await publish_all(session, [request], 1_000)
+
+
+async def _discard(session: Session) -> object:
+    return await session.request(Discard(BUSY, "idem", ""))
+
+
+ASKING: dict[type[Request], Callable[[Session], Awaitable[object]]] = {
+    Publish: _publish,
+    Discard: _discard,
+}
+
+
+@pytest.mark.parametrize("kind", ASKING)
+async def test_an_answer_says_nothing_about_the_connection_that_came_after(
+    kind: type[Request],
+) -> None:
+    engine = ScriptedEngine()
+    session = SlowToNotice(engine)
+    await session.open()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(session.run)
+        engine.replies[kind].append(UNKNOWN)
+        tasks.start_soon(ASKING[kind], session)
+        await anyio.wait_all_tasks_blocked()
+        engine.lose()
+        await anyio.sleep(BACK_OFF + 1)
+        session.notice.set()
+        await anyio.sleep(5 * BACK_OFF)
+        assert (session.state, session.reconnects) == (ClientState.CONNECTED, 1)
+        assert engine.count(kind) == 2
+        tasks.cancel_scope.cancel()
