@@ -180,7 +180,7 @@ async def test_leaving_many_subscriptions_takes_no_longer_than_leaving_one(
             proxied.connect(**moment.options(MANY_DRAIN)) as client,
             AsyncExitStack() as blocks,
         ):
-            subscriptions = await many_unconfirmed(client, blocks, event_name)
+            await many_unconfirmed(client, blocks, event_name)
             await moment.bring_about(proxy, client)
             began.append(anyio.current_time())
             await way(scope)

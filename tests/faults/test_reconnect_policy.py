@@ -157,7 +157,6 @@ async def test_an_engine_that_accepts_everybody_and_drops_them_is_given_up(
             await busy.in_hand.ack()
             waiters = Waiters(tasks)
             waiters.start("iterator", lambda: take_one(busy.read))
-            faults.drop_delivery(count=None)
             for connects in range(2, 6):
                 faults.abort_connections()
                 await faults.wait_calls("subscribe", 2 * connects)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import anyio
 import pytest
@@ -374,16 +375,16 @@ class SlowToNotice(Session):
         return answer
 
 
-async def _publish(session: Session) -> object:
+async def _publish(session: Session) -> None:
     request = Publish(BUSY, SECRET.app_id, "payload", "", None)
-    return await publish_all(session, [request], 1_000)
+    await publish_all(session, [request], 1_000)
 
 
-async def _discard(session: Session) -> object:
-    return await session.request(Discard(BUSY, "idem", ""))
+async def _discard(session: Session) -> None:
+    await session.request(Discard(BUSY, "idem", ""))
 
 
-ASKING: dict[type[Request], Callable[[Session], Awaitable[object]]] = {
+ASKING: dict[type[Request], Callable[[Session], Coroutine[Any, Any, None]]] = {
     Publish: _publish,
     Discard: _discard,
 }

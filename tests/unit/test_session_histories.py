@@ -56,6 +56,10 @@ class WatchedSession(Session):
         self._note(state.value)
         super()._set_state(state)
 
+    async def _retire(self, connection: Connection) -> None:
+        self._note("was useful" if connection.was_useful else "was useless")
+        await super()._retire(connection)
+
     async def _connect(self) -> Connection:
         self._note("attempt")
         try:
@@ -301,13 +305,17 @@ class History:
         assert set(pairwise(states)) <= LEGAL
         waits = failures = 0
         connected_at = 0.0
+        is_first = True
         for (before, then), (what, now) in pairwise(self.session.log):
+            is_healthy = now - connected_at >= POLICY.healthy_after
             if what == "connected":
-                connected_at, failures = now, 0
-            elif what == "failed":
+                connected_at = now
+            elif what == "was useful" or (what == "was useless" and is_healthy):
+                failures = 0
+            elif what == "failed" or (what == "was useless" and not is_first):
                 failures += 1
-            elif what == "reconnecting" and now - connected_at >= POLICY.healthy_after:
-                waits = 0
+            elif what == "reconnecting":
+                is_first, waits = False, 0 if is_healthy else waits
             elif what == "attempt":
                 assert before in {"reconnecting", "failed"}
                 assert failures < (POLICY.max_attempts or 0)
