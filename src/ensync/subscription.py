@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, final
 
-import anyio
-
 from ensync.control import MIN_DELAY, Control, check_delay
 from ensync.errors import (
     EnSyncError,
