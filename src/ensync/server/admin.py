@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any, TypeAlias, cast
 from urllib.parse import unquote
 
-from ensync.errors import EnSyncValidationError
+from ensync.errors import EnSyncGenericError, EnSyncValidationError
 from ensync.scopes import background_tasks
 from ensync.server.apps import ANY_NAME, AppRecord
 from ensync.server.http import HttpError, HttpRequest, serve_http, store_failures_told
@@ -59,6 +59,8 @@ class AdminEndpoint:
                 return await action(self._engine, unquote(app_id), body)
         except EnSyncValidationError as error:
             raise HttpError(HTTPStatus.BAD_REQUEST, str(error)) from error
+        except EnSyncGenericError as error:  # apps can't be written
+            raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
 
 
 @asynccontextmanager

@@ -147,8 +147,8 @@ class AppRegistry:
         """
         record = self._known(app_id)
         app_key = self._new_app_key()
-        del self._by_hash[record.key_hash]
         self._keep(record._replace(key_hash=_hash(app_key)))
+        del self._by_hash[record.key_hash]
         return app_key
 
     def remove(self, app_id: str) -> None:

@@ -6,11 +6,13 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ensync.errors import EnSyncGenericError
+from ensync.server.sqlite_failures import FailureLog
 from ensync.server.sqlite_schema import APPLICATION_ID, VERSION, upgrade
 from ensync.server.store import StoreFailedError, StoreFullError
 
@@ -84,9 +86,15 @@ class SqliteFile:
 
     Statements are executed in the event loop's thread, as they don't wait for the disk
     to write. Commits do; they may be done in another thread.
+
+    Args:
+        path: Where it is.
+        clock: Seconds, from any moment on.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Opens the file, which is made if need be, and upgrades an older one.
 
         Raises:
@@ -96,6 +104,7 @@ class SqliteFile:
         self.path = Path(os.fspath(path)).absolute()
         self._mutex = threading.Lock()
         self._transaction: Transaction | None = None
+        self._failures = FailureLog(f"the data file {self.path}", clock)
         self.connection = self._open()
 
     def begin(self) -> Transaction:
@@ -119,13 +128,17 @@ class SqliteFile:
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
+    def was_written(self) -> None:
+        """Takes notice that changes are on disk."""
+        self._failures.worked()
+
     def close(self) -> None:
         """Closes the file. Closing twice is allowed."""
         self.connection.close()
 
     def failure(self, error: sqlite3.Error) -> StoreFailedError:
         """Says to clients, without names of files, what they need to know of an error."""
-        logger.error("the data file %s can't be used: %s", self.path, error)
+        self._failures.failed(str(error))
         kind = _kind(error)
         if kind == "SQLITE_FULL":
             return StoreFullError("the engine's disk is full: nothing was changed")
@@ -143,6 +156,7 @@ class SqliteFile:
             logger.debug("a transaction failed before its time: %s", error)
 
     def _open(self) -> sqlite3.Connection:
+        is_new = self._make_file()
         try:
             connection = sqlite3.connect(
                 self.path, timeout=0, isolation_level=None, check_same_thread=False
@@ -151,13 +165,25 @@ class SqliteFile:
             raise self._unusable(error) from error
         try:
             self._prepare(connection)
-        except sqlite3.Error as error:
+        except BaseException as error:
+            # Before it is closed: until then nobody else can have begun to use the file.
+            if is_new and not _is_in_use(error):
+                self.path.unlink(missing_ok=True)
             connection.close()
-            raise self._unusable(error) from error
-        except BaseException:
-            connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise self._unusable(error) from error
             raise
         return connection
+
+    def _make_file(self) -> bool:
+        """Makes the file, for this user alone: names and metadata are in the clear in it."""
+        # SQLite gives the files that it puts beside the permissions of this one.
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        try:
+            os.close(os.open(self.path, flags, 0o600))
+        except OSError:  # it is there; or it can't be made, which SQLite finds out too
+            return False
+        return True
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         # First of all: no other process can open it from the first look on.
@@ -198,7 +224,7 @@ class SqliteFile:
 
     def _unusable(self, error: sqlite3.Error) -> EnSyncGenericError:
         kind = _kind(error)
-        if kind == "SQLITE_BUSY":
+        if _is_in_use(error):
             return self._error("is in use by another engine or program", "data_in_use")
         if kind in _DAMAGED:
             return self._error(f"is damaged, or is not a data file: {error}", "data_damaged")
@@ -237,6 +263,10 @@ def _may_use(path: Path) -> bool:
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _is_in_use(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.Error) and _kind(error) == "SQLITE_BUSY"
 
 
 def _kind(error: sqlite3.Error) -> str:

@@ -159,6 +159,8 @@ class Writer:
             self._rolled_back()
             await self._perform_singly(batch, error, limiter)
             return
+        if transaction.changes_something:
+            self._file.was_written()
         for operation, result in zip(batch, results, strict=True):
             operation.succeed(result)
 

@@ -14,10 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ensync
+from ensync.errors import EnSyncGenericError
 from ensync.server.admin import AdminEndpoint, open_admin
+from ensync.server.apps import AppRecord, MemoryAppStorage
 from ensync.server.http import HttpRequest
 from ensync.server.listening import CannotListenError
 from ensync.server.local import LocalEngine
+from ensync.server.memory import MemoryStore
 from tests.unit.server.brokers import FullDisk
 from tests.unit.server.http_client import talk
 from tests.unit.server.http_serving import serving
@@ -189,6 +192,47 @@ async def test_a_failure_inside_is_logged_and_ends_nothing(
 async def test_a_store_that_fails_is_told() -> None:
     async with LocalEngine(store=FullDisk()) as engine, open_admin(engine) as admin:
         assert await ask(admin, "GET", "status") == (503, {"error": "the engine's disk is full"})
+
+
+class UnwritableApps(MemoryAppStorage):
+    """Keeps what it has once its disk is full."""
+
+    is_full = False
+
+    def save(self, record: AppRecord) -> None:
+        self._refuse()
+        super().save(record)
+
+    def remove(self, app_id: str) -> None:
+        self._refuse()
+        super().remove(app_id)
+
+    def _refuse(self) -> None:
+        if self.is_full:
+            raise EnSyncGenericError("the data file can't be written: the disk is full")
+
+
+async def test_apps_that_can_not_be_written_are_told_and_left_as_they_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    storage = UnwritableApps()
+    async with (
+        LocalEngine(store=MemoryStore(), app_storage=storage) as engine,
+        open_admin(engine) as admin,
+    ):
+        app = engine.create_app("shop")
+        storage.is_full = True
+        app_id = quote(app.app_id, safe="")
+        for method, path in (
+            ("POST", "apps"),
+            ("POST", f"rotate/{app_id}"),
+            ("DELETE", f"apps/{app_id}"),
+        ):
+            code, answer = await ask(admin, method, path, {"name": "another"})
+            assert (code, answer["error"].endswith("the disk is full")) == (503, True)
+        assert [record.name for record in engine.apps.list()] == ["shop"]
+        assert engine.apps.authenticate(app.app_key) is not None
+    assert caplog.records == []
 
 
 async def test_a_port_in_use_is_said() -> None:

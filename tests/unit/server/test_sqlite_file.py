@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -48,6 +49,35 @@ def test_a_new_file_is_made(path: Path) -> None:
         assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
         assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="is about Unix permissions")
+def test_a_new_file_is_for_this_user_alone(path: Path) -> None:
+    with closing(SqliteFile(path)) as file:
+        AppRegistry(SqliteAppStorage(file)).create("billing")
+        modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+    assert modes == dict.fromkeys(("events.db", "events.db-wal"), 0o600)
+
+
+def test_a_file_that_was_there_keeps_its_permissions(path: Path) -> None:
+    make_file(path)
+    path.chmod(0o640)
+    make_file(path, apps=0)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("was_there", [True, False])
+def test_a_start_that_fails_leaves_no_file_behind(
+    path: Path, monkeypatch: pytest.MonkeyPatch, was_there: bool
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("ensync.server.sqlite_file.upgrade", full)
+    if was_there:
+        path.touch()
+    assert "disk is full" in str(refusal(path))
+    assert os.listdir(path.parent) == ([path.name] if was_there else [])
 
 
 def test_an_empty_file_becomes_a_data_file(path: Path) -> None:
