@@ -1,6 +1,6 @@
 """``python -m ensync`` is the ``ensync`` command."""
 
-from ensync.cli import main
+from ensync_command import main
 
 if __name__ == "__main__":
     main()

@@ -15,8 +15,16 @@ from typing import Any
 from urllib.parse import quote
 
 from ensync.cli.failures import FAILED, UNREACHABLE, WRONG_USE, CommandError
+from ensync.cli.settings import ADMIN_URL, Settings
 
-__all__ = ["AdminClient", "NoEngineError", "admin_file", "announced", "running_engine"]
+__all__ = [
+    "AdminClient",
+    "NoEngineError",
+    "admin_file",
+    "announced",
+    "engine_at",
+    "running_engine",
+]
 
 _TIMEOUT = 10.0  # seconds
 # Loopback is never behind a proxy, whatever the environment says.
@@ -108,9 +116,13 @@ def _write_whole(path: Path, text: str) -> None:
     # Whoever reads it at this moment must not find it empty.
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    new.replace(path)
+    try:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        new.replace(path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise CommandError(f"{path} can't be written: {error.strerror}") from error
 
 
 def running_engine(data: Path) -> AdminClient | None:
@@ -122,3 +134,18 @@ def running_engine(data: Path) -> AdminClient | None:
         # A killed engine leaves its file behind, and its port to any other server.
         return None
     return client
+
+
+def engine_at(admin_url: str | None) -> AdminClient:
+    """The engine at an admin URL: the one given, or that of the settings.
+
+    Raises:
+        CommandError: There is none.
+    """
+    url = Settings({ADMIN_URL: admin_url}).get(ADMIN_URL)
+    if url is None:
+        raise CommandError(
+            "which engine? Give --data FILE, or --admin-url or ENSYNC_ADMIN_URL of a running one",
+            WRONG_USE,
+        )
+    return AdminClient(url)

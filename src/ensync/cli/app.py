@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ensync import __version__
 from ensync.cli.apps import apps_group
@@ -12,16 +15,49 @@ from ensync.cli.demo_command import demo_command
 from ensync.cli.doctor import doctor_command
 from ensync.cli.failures import EXIT_CODES
 from ensync.cli.keys import keys_group
+from ensync.cli.output import prepare_streams
 from ensync.cli.publish import publish_command
 from ensync.cli.replay import replay_command
+from ensync.cli.running import user_errors
 from ensync.cli.serve import serve_command
 from ensync.cli.status import status_command
 from ensync.cli.subscribe import subscribe_command
+from ensync_command import interrupts_raised
 
 __all__ = ["app", "run"]
 
+# Put before a reason where pydantic is there to find it.
+_NOISE = "Value error, "
+
+
+class _Commands(TyperGroup):
+    """All commands: what fails in any of them is told in one line."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Reads what comes before the name of a command; `--help` writes, which may fail."""
+        with user_errors():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Reads the rest, and runs the command."""
+        with interrupts_raised(), user_errors(), _without_noise():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "message", None)
+        if isinstance(message, str):  # typer's, of a wrong argument
+            vars(error)["message"] = message.removeprefix(_NOISE)
+        raise
+
+
 app = typer.Typer(
     name="ensync",
+    cls=_Commands,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -62,4 +98,5 @@ app.command("doctor")(doctor_command)
 
 def run() -> None:
     """Runs the command that this process was started for."""
+    prepare_streams()
     app()

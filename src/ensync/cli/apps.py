@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -11,13 +13,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ensync.cli.admin_client import AdminClient, running_engine
+from ensync.cli.admin_client import AdminClient, engine_at, running_engine
 from ensync.cli.failures import WRONG_USE, CommandError
-from ensync.cli.output import note, out, print_env, print_json
-from ensync.cli.running import run_async, user_errors
-from ensync.cli.settings import ADMIN_URL, Settings
+from ensync.cli.output import note, out, print_env, print_json, shown
+from ensync.cli.paths import DataOption
+from ensync.cli.running import run_async
+from ensync.cli.settings import ADMIN_URL
 from ensync.server.admin import open_admin
 from ensync.server.local import LocalEngine
+from ensync.server.retention import Retention
 
 __all__ = ["apps_group"]
 
@@ -29,13 +33,13 @@ apps_group = typer.Typer(
     it, those of the running engine at ENSYNC_ADMIN_URL, which ensync serve prints.""",
 )
 
-HEADINGS = ("name", "app id", "may send", "may receive")
+APP_ID = "app id"
+HEADINGS = ("name", APP_ID, "may send", "may receive")
+# How much the engine keeps is for whoever runs it to say: a look must not make it forget.
+KEEP_ALL = Retention(events=sys.maxsize, bytes=sys.maxsize)
 
 Ask: TypeAlias = Callable[..., Any]
 
-DataOption: TypeAlias = Annotated[
-    Path | None, typer.Option("--data", dir_okay=False, help="The engine's data file.")
-]
 AdminOption: TypeAlias = Annotated[
     str | None, typer.Option("--admin-url", help=f"The running engine. Else ${ADMIN_URL}.")
 ]
@@ -65,13 +69,24 @@ def create(
 
     def work(ask: Ask) -> None:
         app = ask("POST", "apps", body={"name": name, "send": send, "receive": receive})
-        if json:
-            print_json(app)
-            return
-        print_env({"ENSYNC_APP_KEY": app["app_key"], "ENSYNC_SECRET_KEY": app["secret_key"]})
+        with _removed_unless_shown(ask, app["app_id"]):
+            if json:
+                print_json(app)
+                return
+            print_env({"ENSYNC_APP_KEY": app["app_key"], "ENSYNC_SECRET_KEY": app["secret_key"]})
         note(f"{name!r} is app {app['app_id']}")
 
     _with_engine(data, admin_url, work, make_file=True)
+
+
+@contextmanager
+def _removed_unless_shown(ask: Ask, app_id: str) -> Generator[None]:
+    # Its keys are known to nobody then.
+    try:
+        yield
+    except BaseException:
+        ask("DELETE", "apps", app_id)
+        raise
 
 
 @apps_group.command("list")
@@ -85,9 +100,12 @@ def list_apps(
         if json:
             print_json(apps)
             return
+        # An app id over two lines can't be copied.
+        longest = max((len(app["app_id"]) for app in apps), default=0)
         table = Table(box=None, pad_edge=False)
         for heading in HEADINGS:
-            table.add_column(heading, overflow="fold")
+            whole = longest if heading == APP_ID else None
+            table.add_column(heading, overflow="fold", min_width=whole)
         for app in apps:
             table.add_row(*_texts(app))
         out.print(table)
@@ -151,9 +169,8 @@ def remove(name: NameArgument, data: DataOption = None, admin_url: AdminOption =
 
 
 def _texts(app: Any) -> list[Text]:
-    # As Text, since a name in brackets would be a style to rich.
     values = [app["name"], app["app_id"], ", ".join(app["send"]), ", ".join(app["receive"])]
-    return [Text(value) for value in values]
+    return [shown(value) for value in values]
 
 
 def _find(ask: Ask, name: str) -> Any:
@@ -172,33 +189,29 @@ def _with_engine(
     *,
     make_file: bool = False,
 ) -> None:
-    with user_errors():
-        if data is not None and admin_url is not None:
-            raise CommandError("give --data or --admin-url, not both", WRONG_USE)
-        if data is not None and not make_file and not data.exists():
-            raise CommandError(f"there is no data file {data}", WRONG_USE)
-        engine = _running(data, admin_url)
-        if engine is not None:
-            work(engine.ask)
-            return
+    if data is not None and admin_url is not None:
+        raise CommandError("give --data or --admin-url, not both", WRONG_USE)
+    if data is not None and not make_file:
+        _check_holds_data(data)
+    engine = engine_at(admin_url) if data is None else running_engine(data)
+    if engine is not None:
+        work(engine.ask)
+        return
     assert data is not None
     run_async(lambda: _with_engine_of_our_own(data, work))
 
 
-def _running(data: Path | None, admin_url: str | None) -> AdminClient | None:
-    """The engine that is running; None: there is none on this data file."""
-    if data is not None:
-        return running_engine(data)
-    url = Settings({ADMIN_URL: admin_url}).get(ADMIN_URL)
-    if url is None:
-        raise CommandError(
-            "which engine? Give --data FILE, or --admin-url or ENSYNC_ADMIN_URL of a running one",
-            WRONG_USE,
-        )
-    return AdminClient(url)
+def _check_holds_data(data: Path) -> None:
+    if not data.exists():
+        raise CommandError(f"there is no data file {data}", WRONG_USE)
+    if not data.stat().st_size:  # opening it would make one of it
+        raise CommandError(f"{data} is empty: it is no data file yet", WRONG_USE)
 
 
 async def _with_engine_of_our_own(data: Path, work: Callable[[Ask], None]) -> None:
-    async with LocalEngine(data=data) as engine, open_admin(engine) as admin:
+    async with (
+        LocalEngine(data=data, retention=KEEP_ALL) as engine,
+        open_admin(engine) as admin,
+    ):
         # It waits for answers of this very loop.
         await anyio.to_thread.run_sync(work, AdminClient(admin.url).ask)

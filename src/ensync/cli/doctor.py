@@ -11,8 +11,9 @@ import typer
 from rich.text import Text
 
 from ensync.address import Address, parse_address
-from ensync.cli.failures import FAILED, KEY_REFUSED, UNREACHABLE, WRONG_USE
-from ensync.cli.output import out, print_json
+from ensync.cli.connecting import check_secret_key
+from ensync.cli.failures import FAILED, KEY_REFUSED, UNREACHABLE, WRONG_USE, CommandError
+from ensync.cli.output import out, print_json, shown
 from ensync.cli.round_trip import RoundTripError, round_trip
 from ensync.cli.running import run_async
 from ensync.cli.settings import (
@@ -25,7 +26,6 @@ from ensync.cli.settings import (
     UrlOption,
     missing,
 )
-from ensync.crypto import SecretKey
 from ensync.engine import connect
 from ensync.errors import (
     EnSyncAuthenticationError,
@@ -116,9 +116,9 @@ class _Examination:
             print_json(finding._asdict())
             return
         mark = Text("ok  ", style="green") if finding.ok else Text("BAD ", style="bold red")
-        out.print(mark + Text(f"{finding.step}: {finding.detail}"))
+        out.print(mark + shown(f"{finding.step}: {finding.detail}"))
         if finding.advice:
-            out.print(Text(f"    {finding.advice}"))
+            out.print(shown(f"    {finding.advice}"))
 
     async def _settings_are_there(self) -> str:
         sources: list[str] = []
@@ -195,18 +195,10 @@ class _Examination:
         return f"accepted, for app {app_id}"
 
     def _check_secret_key(self, app_id: str) -> None:
-        if self._secret_key is None:
-            return
         try:
-            own = SecretKey.parse(self._secret_key).app_id
-        except EnSyncValidationError as error:
+            check_secret_key(self._settings, app_id)
+        except (CommandError, EnSyncValidationError) as error:
             raise Problem(str(error), ADVICE_SECRET, WRONG_USE) from error
-        if own != app_id:
-            raise Problem(
-                f"{SECRET_KEY} belongs to app {own}, and the app key to app {app_id}",
-                ADVICE_SECRET,
-                WRONG_USE,
-            )
 
     async def _event_comes_back(self) -> str:
         if self._secret_key is None:
@@ -218,7 +210,11 @@ class _Examination:
         return f"an event to itself came back in {seconds * 1000:.0f} ms"
 
 
-ADVICE_NO_SETTINGS = "ensync serve prints all three for an engine of your own."
+ADVICE_NO_SETTINGS = (
+    "ensync serve prints all three for an engine of your own; the keys only when it has no app "
+    "yet. When they are lost, make another app: ensync apps create NAME (with --data FILE, if "
+    "the engine has one)."
+)
 ADVICE_ADDRESS = "Correct ENSYNC_URL; an engine of your own is at grpc://localhost:50051."
 ADVICE_NAME = "Look for a typing error in the host name, and whether this machine is online."
 ADVICE_PORT = (

@@ -9,7 +9,9 @@ __all__ = [
     "FAILED",
     "INTERRUPTED",
     "KEY_REFUSED",
+    "NOTHING_CAME",
     "NOT_PUBLISHED",
+    "TERMINATED",
     "UNREACHABLE",
     "WRONG_USE",
     "CommandError",
@@ -20,10 +22,13 @@ WRONG_USE: Final = 2
 UNREACHABLE: Final = 3
 KEY_REFUSED: Final = 4
 NOT_PUBLISHED: Final = 5
+NOTHING_CAME: Final = 6
 INTERRUPTED: Final = 130
+TERMINATED: Final = 143  # as shells say it of a process that SIGTERM ended
 
 EXIT_CODES = """Exit codes: 0 done, 1 failed, 2 wrong use, 3 engine not reachable,
-4 app key refused, 5 not every event was published, 130 interrupted."""
+4 app key refused, 5 not every event was published, 6 no event came in time,
+130 interrupted, 143 terminated."""
 
 
 class CommandError(Exception):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from ensync.cli.failures import WRONG_USE, CommandError
-from ensync.cli.output import note, print_env, print_json
-from ensync.cli.running import user_errors
+from ensync.cli.output import note, print_env, print_json, print_line
 from ensync.cli.settings import SECRET_KEY, Settings
+from ensync.cli.standard_input import first_line
 from ensync.crypto import SecretKey
 
 __all__ = ["keys_group"]
+
+NO_KEY = "no key: set ENSYNC_SECRET_KEY, or use --stdin"
+NO_INPUT = "no key: the first line of standard input is empty"
 
 keys_group = typer.Typer(
     no_args_is_help=True, help="Make secret keys, and look which app one belongs to."
@@ -46,9 +48,8 @@ def inspect(
     Fails when it can't be a secret key, and says why. The key itself is not shown. It is not
     taken from the command line, where others could read it.
     """
-    with user_errors():
-        text = sys.stdin.readline().strip() if standard_input else Settings({}).get(SECRET_KEY)
-        if not text:
-            raise CommandError("no key: set ENSYNC_SECRET_KEY, or use --stdin", WRONG_USE)
-        app_id = SecretKey.parse(text).app_id
-        print_json({"app_id": app_id}) if json else typer.echo(app_id)
+    text = first_line() if standard_input else Settings({}).get(SECRET_KEY)
+    if not text:
+        raise CommandError(NO_INPUT if standard_input else NO_KEY, WRONG_USE)
+    app_id = SecretKey.parse(text).app_id
+    print_json({"app_id": app_id}) if json else print_line(app_id)

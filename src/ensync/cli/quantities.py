@@ -1,16 +1,18 @@
-"""Durations and sizes as people write them on a command line, such as ``7d`` and ``1GiB``."""
+"""Durations and sizes as people write them on a command line: ``7d``, ``0.5``, ``1GiB``."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
 import typer
 
-__all__ = ["duration", "size"]
+__all__ = ["duration", "seconds", "size"]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _LONGEST = 36_500 * _SECONDS["d"]
+_SHORTEST_WAIT = 0.1
 _BYTES = {
     "": 1,
     "B": 1,
@@ -35,6 +37,23 @@ def duration(text: str) -> float:
             "12h or 7d: more than 0, and at most 36500d."
         )
     return seconds
+
+
+def seconds(text: str) -> float:
+    """Reads a number of seconds to wait.
+
+    Raises:
+        typer.BadParameter: It is no number, too short to wait for, or longer than a day.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not _SHORTEST_WAIT <= number <= _SECONDS["d"]:  # nor is NaN
+        raise typer.BadParameter(
+            f"{text!r} is no number of seconds from {_SHORTEST_WAIT:g} to {_SECONDS['d']}."
+        )
+    return number
 
 
 def size(text: str) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ensync.cli.connecting import client_for_once
+from ensync.cli.connecting import check_secret_key, client_for_once
 from ensync.cli.running import run_async
 from ensync.cli.settings import (
     APP_KEY,
@@ -38,11 +38,10 @@ def replay_command(
     settings = Settings({URL: url, APP_KEY: app_key, SECRET_KEY: secret_key})
 
     async def run() -> None:
-        async with (
-            client_for_once(settings) as client,
-            client.subscribe(event_name, auto_ack=False, buffer_size=1) as subscription,
-        ):
-            event = await subscription.replay(idem)
+        async with client_for_once(settings) as client:
+            check_secret_key(settings, client.app_id)
+            async with client.subscribe(event_name, auto_ack=False, buffer_size=1) as subscription:
+                event = await subscription.replay(idem)
         show_event(event, as_json=json)
 
     run_async(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import signal
@@ -12,12 +13,14 @@ from typing import Literal, TypeAlias, cast
 
 import anyio
 import typer
+from anyio.abc import TaskStatus
 
 from ensync.cli.failures import (
     FAILED,
     INTERRUPTED,
     KEY_REFUSED,
     NOT_PUBLISHED,
+    TERMINATED,
     UNREACHABLE,
     WRONG_USE,
     CommandError,
@@ -32,24 +35,22 @@ from ensync.errors import (
 )
 from ensync.scopes import background_tasks
 
-__all__ = ["Backend", "run_async", "until_interrupted", "user_errors"]
+__all__ = ["Backend", "reason_of", "run_async", "until_interrupted", "user_errors"]
 
 Backend: TypeAlias = Literal["asyncio", "trio"]
 
+# Why a write can fail that is nobody's mistake in here. These errors name no file.
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
 
 def run_async(function: Callable[[], Awaitable[None]], backend: Backend = "asyncio") -> None:
-    """Runs an async function to its end.
-
-    Raises:
-        typer.Exit: It failed, and the user has been told.
-    """
-    with user_errors():
-        _check_installed(backend)
-        anyio.run(function, backend=backend)
+    """Runs an async function to its end."""
+    _check_installed(backend)
+    anyio.run(function, backend=backend)
 
 
 async def until_interrupted(function: Callable[[], Awaitable[None]]) -> None:
-    """Runs an async function; Ctrl-C cancels it in order, wherever it is.
+    """Runs an async function; Ctrl-C and SIGTERM cancel it in order, wherever it is.
 
     On trio, a KeyboardInterrupt could come up in the middle of asyncio code.
 
@@ -57,14 +58,16 @@ async def until_interrupted(function: Callable[[], Awaitable[None]]) -> None:
         CommandError: It was interrupted.
     """
     async with background_tasks() as tasks:
-        tasks.start_soon(_raise_on_interrupt)
+        await tasks.start(_raise_on_signal)
         await function()
 
 
-async def _raise_on_interrupt() -> None:
-    with anyio.open_signal_receiver(signal.SIGINT) as signals:
-        await anext(aiter(signals))
-    raise CommandError("interrupted", INTERRUPTED)
+async def _raise_on_signal(*, task_status: TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        if await anext(aiter(signals)) is signal.SIGINT:
+            raise CommandError("interrupted", INTERRUPTED)
+        raise CommandError("terminated", TERMINATED)
 
 
 @contextmanager
@@ -97,18 +100,37 @@ def _expected(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, CommandError):
         return error.exit_code, str(error)
     if isinstance(error, EnSyncError):
-        return _code_of(error), str(error)
+        return _code_of(error), reason_of(error)
+    if isinstance(error, OSError):
+        return _expected_of_the_system(error)
+    return None
+
+
+def _expected_of_the_system(error: OSError) -> tuple[int, str] | None:
+    if error.filename is not None:
+        return FAILED, f"{error.filename}: {error.strerror}"
     if isinstance(error, BrokenPipeError):
         _forget_standard_output()
         return FAILED, "nobody reads the output any more"
-    if isinstance(error, OSError) and error.filename is not None:
-        return FAILED, f"{error.filename}: {error.strerror}"
+    if error.errno in _NOT_WRITTEN:
+        _forget_standard_output()
+        return FAILED, f"can't write the output: {error.strerror}"
     return None
+
+
+def reason_of(error: EnSyncError) -> str:
+    """Why something failed. With one recipient that is told without counting recipients."""
+    if isinstance(error, EnSyncPublishError):
+        failures = [*error.rejected.values(), *error.unknown.values()]
+        if len(failures) == 1 and not error.accepted:
+            return str(failures[0])
+    return str(error)
 
 
 def _forget_standard_output() -> None:
     # The interpreter flushes it at the end, which would fail once more.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _code_of(error: EnSyncError) -> int:

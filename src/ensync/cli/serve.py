@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import ssl
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -16,8 +17,10 @@ from ensync.cli.admin_client import announced
 from ensync.cli.ending import asked_to_end
 from ensync.cli.failures import WRONG_USE, CommandError
 from ensync.cli.output import note, print_env, print_json
+from ensync.cli.paths import file_path
 from ensync.cli.quantities import duration, size
 from ensync.cli.running import run_async
+from ensync.cli.wording import counted
 from ensync.server.admin import open_admin
 from ensync.server.apps import App
 from ensync.server.listening import CannotListenError, Purpose
@@ -48,6 +51,15 @@ class PageOptions(NamedTuple):
     tls: ssl.SSLContext | None
 
 
+class Options(NamedTuple):
+    """What to serve beside the engine's doors, and how to tell of it."""
+
+    data: Path | None
+    page: PageOptions | None
+    warning: str | None
+    as_json: bool
+
+
 class Serving(NamedTuple):
     """A running engine, and all there is to tell about how to reach it."""
 
@@ -68,7 +80,11 @@ def serve_command(
     ] = 8082,
     data: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="Keep everything in this file. Else: in memory."),
+        typer.Option(
+            parser=file_path,
+            metavar="FILE",
+            help="Keep everything in this file. Else: in memory.",
+        ),
     ] = None,
     retain_for: Annotated[
         float | None,
@@ -121,7 +137,6 @@ def serve_command(
 
     async def run() -> None:
         tls = _tls_context(tls_cert, tls_key, ["h2", "http/1.1"])
-        _warn_of_plain_text(host, tls)
         page = _page_options(ui, ui_host, ui_port, tls_cert, tls_key)
         engine = LocalEngine(
             data=data,
@@ -132,7 +147,7 @@ def serve_command(
             retention=_retention(retain_count, retain_size, retain_for),
         )
         with _flags_named():
-            await _serve(engine, data, page, as_json=json)
+            await _serve(engine, Options(data, page, _plain_text_warning(host, tls), json))
 
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     run_async(run)
@@ -152,11 +167,6 @@ def _page_options(
     host = host or LOOPBACK
     # On loopback the certificate would be for another name.
     tls = None if is_loopback(host) else _tls_context(certificate, key, ["http/1.1"])
-    if tls is None and not is_loopback(host):
-        note(
-            f"warning: serving the page on {host} without TLS: others can read it and its link "
-            "on the way"
-        )
     return PageOptions(host, port or 0, tls)
 
 
@@ -175,29 +185,43 @@ def _flags_named() -> Iterator[None]:
         raise CommandError(f"{error}. {advice}") from error
 
 
-async def _serve(
-    engine: LocalEngine, data: Path | None, page: PageOptions | None, *, as_json: bool
-) -> None:
+async def _serve(engine: LocalEngine, options: Options) -> None:
     # Watched for from the first: a signal during the start must not leave a half-made file.
     async with asked_to_end() as ending, AsyncExitStack() as stack:
         await stack.enter_async_context(engine)
         admin = await stack.enter_async_context(open_admin(engine))
-        page_url = None if page is None else await _open_page(stack, engine, page)
-        stack.enter_context(announced(data, admin.url))
+        if options.warning is not None:  # not before: that it can't listen there matters more
+            note(options.warning)
+        page_url = await _open_page(stack, engine, options.page)
+        stack.enter_context(announced(options.data, admin.url))
         app = None if engine.apps.list() else engine.create_app(FIRST_APP)
-        _print_how_to_connect(Serving(engine, admin.url, page_url, app), as_json=as_json)
+        try:
+            _print_how_to_connect(Serving(engine, admin.url, page_url, app), options)
+        except BaseException:
+            if app is not None:  # its keys are known to nobody
+                await engine.remove_app(app.app_id)
+            raise
         await ending.wait()
     note("ended")
 
 
-async def _open_page(stack: AsyncExitStack, engine: LocalEngine, options: PageOptions) -> str:
+async def _open_page(
+    stack: AsyncExitStack, engine: LocalEngine, options: PageOptions | None
+) -> str | None:
+    if options is None:
+        return None
     page = await stack.enter_async_context(open_page(engine, **options._asdict()))
+    if options.tls is None and not is_loopback(options.host):
+        note(
+            f"warning: serving the page on {options.host} without TLS: others can read it and "
+            "its link on the way"
+        )
     return page.url
 
 
-def _print_how_to_connect(serving: Serving, *, as_json: bool) -> None:
+def _print_how_to_connect(serving: Serving, options: Options) -> None:
     engine, admin_url, page_url, app = serving
-    if as_json:
+    if options.as_json:
         print_json(_as_json(serving))
         return
     print_env(
@@ -210,7 +234,11 @@ def _print_how_to_connect(serving: Serving, *, as_json: bool) -> None:
     if page_url is not None:
         note(f"what is going on: {page_url}")
     if app is None:
-        note(f"serving {len(engine.apps.list())} apps; make another: ensync apps create NAME")
+        where = "" if options.data is None else f" --data {shlex.quote(str(options.data))}"
+        note(
+            f"serving {counted(len(engine.apps.list()), 'app')}, whose keys were shown when they "
+            f"were made; make another: ensync apps create NAME{where}"
+        )
         return
     print_env({"ENSYNC_APP_KEY": app.app_key, "ENSYNC_SECRET_KEY": app.secret_key})
     note(
@@ -251,9 +279,10 @@ def _tls_context(
     return context
 
 
-def _warn_of_plain_text(host: str, tls: ssl.SSLContext | None) -> None:
-    if tls is None and not is_loopback(host):
-        note(
-            f"warning: listening on {host} without TLS: others can read app keys, names and "
-            "metadata on the way; payloads stay encrypted"
-        )
+def _plain_text_warning(host: str, tls: ssl.SSLContext | None) -> str | None:
+    if tls is not None or is_loopback(host):
+        return None
+    return (
+        f"warning: listening on {host} without TLS: others can read app keys, names and "
+        "metadata on the way; payloads stay encrypted"
+    )

@@ -88,6 +88,11 @@ class Settings:
             return Found(self._dotenv[variable], ".env")
         return None
 
+    def name_of(self, variable: str) -> str:
+        """How to call a setting to whoever gave it: by its flag, or by its variable."""
+        given = self._flags.get(variable) is not None
+        return _FLAGS[variable] if given else variable
+
     def get(self, variable: str) -> str | None:
         """The value of a setting, if it is given anywhere."""
         found = self.find(variable)
@@ -125,6 +130,8 @@ def read_dotenv(path: Path) -> dict[str, str]:
         return {}
     except UnicodeDecodeError as error:
         raise CommandError(f"{path} is not UTF-8 text", WRONG_USE) from error
+    except OSError as error:
+        raise CommandError(f"{path} can't be read: {error.strerror}", WRONG_USE) from error
     variables: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         name, equals, value = line.strip().removeprefix("export ").partition("=")

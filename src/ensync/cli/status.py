@@ -13,11 +13,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ensync.cli.admin_client import AdminClient, running_engine
+from ensync.cli.admin_client import AdminClient, engine_at, running_engine
 from ensync.cli.failures import UNREACHABLE, CommandError
-from ensync.cli.output import out, print_json
-from ensync.cli.running import user_errors
-from ensync.cli.settings import ADMIN_URL, Settings
+from ensync.cli.output import out, print_json, shown
+from ensync.cli.paths import DataOption
+from ensync.cli.quantities import seconds
+from ensync.cli.settings import ADMIN_URL
 
 __all__ = ["status_command"]
 
@@ -28,10 +29,11 @@ SHOWN_COUNTS = ("published", "delivered", "redelivered", "acknowledged", "deferr
 
 def status_command(
     watch: Annotated[bool, typer.Option("--watch", help="Go on, until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 1.0,
-    data: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="The data file of the engine.")
-    ] = None,
+    interval: Annotated[
+        float,
+        typer.Option(parser=seconds, metavar="SECONDS", help="Seconds between looks."),
+    ] = 1.0,
+    data: DataOption = None,
     admin_url: Annotated[
         str | None, typer.Option(help=f"The running engine. Else ${ADMIN_URL}.")
     ] = None,
@@ -41,22 +43,25 @@ def status_command(
 
     Its admin URL is printed by ensync serve. With --data it is found beside the data file.
     """
-    with user_errors():
-        engine = _engine(data, admin_url)
-        if not watch:
-            _show(engine.ask("GET", "status"), as_json=json)
-            return
-        with suppress(KeyboardInterrupt):
-            _watch_as_json(engine, interval) if json else _watch(engine, interval)
+    engine = _engine(data, admin_url)
+    if not watch:
+        _show(engine.ask("GET", "status"), as_json=json)
+        return
+    with suppress(KeyboardInterrupt):
+        _watch(engine, interval) if _can_redraw() and not json else _go_on(engine, interval, json)
 
 
 def _engine(data: Path | None, admin_url: str | None) -> AdminClient:
     if data is None:
-        return AdminClient(Settings({ADMIN_URL: admin_url}).need(ADMIN_URL))
+        return engine_at(admin_url)
     engine = running_engine(data)
     if engine is None:
         raise CommandError(f"no engine is running on {data}", UNREACHABLE)
     return engine
+
+
+def _can_redraw() -> bool:
+    return out.is_terminal and not out.is_dumb_terminal
 
 
 def _show(status: Any, *, as_json: bool) -> None:
@@ -66,14 +71,14 @@ def _show(status: Any, *, as_json: bool) -> None:
         out.print(_rendered(status))
 
 
-def _watch_as_json(engine: AdminClient, interval: float) -> None:
+def _go_on(engine: AdminClient, interval: float, as_json: bool) -> None:
     while True:
-        print_json(engine.ask("GET", "status"))
+        _show(engine.ask("GET", "status"), as_json=as_json)
         time.sleep(interval)
 
 
 def _watch(engine: AdminClient, interval: float) -> None:
-    with Live(console=out, screen=out.is_terminal, auto_refresh=False) as live:
+    with Live(console=out, screen=True, auto_refresh=False) as live:
         while True:
             live.update(_rendered(engine.ask("GET", "status")), refresh=True)
             time.sleep(interval)
@@ -82,8 +87,8 @@ def _watch(engine: AdminClient, interval: float) -> None:
 def _rendered(status: Any) -> RenderableType:
     counts = ", ".join(f"{status['statistics'][name]:,} {name}" for name in SHOWN_COUNTS)
     parts: list[RenderableType] = [
-        Text(f"{status['url']}  {status['websocket_url']}"),
-        Text(f"since its start: {counts}"),
+        _wrapped(f"{status['url']}  {status['websocket_url']}"),
+        _wrapped(f"since its start: {counts}"),
         Text(),
         _queues(status["queues"]),
         Text(),
@@ -92,15 +97,20 @@ def _rendered(status: Any) -> RenderableType:
     return Group(*parts)
 
 
+def _wrapped(text: str) -> Text:
+    # A live view would cut it at the terminal's width. Whatever else reads it gets it whole.
+    return Text(text, no_wrap=False, overflow="fold") if out.is_terminal else Text(text)
+
+
 def _queues(queues: list[Any]) -> RenderableType:
     if not queues:
         return Text("no events")
     table = _table("app", "event name")
     for column in QUEUE_COLUMNS:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for queue in queues:
         numbers = [f"{queue[field]:,}" for field in QUEUE_FIELDS]
-        table.add_row(_app(queue), Text(queue["event_name"]), *numbers)
+        table.add_row(_app(queue), shown(queue["event_name"]), *numbers)
     return table
 
 
@@ -113,7 +123,7 @@ def _clients(clients: list[Any]) -> RenderableType:
             one["event_name"] + (" (paused)" if one["paused"] else "")
             for one in client["subscriptions"]
         ]
-        table.add_row(_app(client), Text(", ".join(names) or "nothing"))
+        table.add_row(_app(client), shown(", ".join(names) or "nothing"))
     return table
 
 
@@ -125,4 +135,4 @@ def _table(*headings: str) -> Table:
 
 
 def _app(holder: Any) -> Text:
-    return Text(holder["app"] or f"{holder['app_id']} (removed)")
+    return shown(holder["app"] or f"{holder['app_id']} (removed)")

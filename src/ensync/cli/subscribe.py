@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import anyio
 import typer
-from rich.text import Text
 
-from ensync.cli.connecting import client_for_good
-from ensync.cli.output import complain, note, out, print_json, print_value
+from ensync.cli.connecting import check_secret_key, client_for_good
+from ensync.cli.failures import NOTHING_CAME, CommandError
+from ensync.cli.output import complain, note, out, print_json, print_value, shown
+from ensync.cli.quantities import seconds
 from ensync.cli.running import run_async
 from ensync.cli.settings import (
     APP_KEY,
@@ -21,6 +23,7 @@ from ensync.cli.settings import (
     Settings,
     UrlOption,
 )
+from ensync.cli.wording import counted, json_text
 from ensync.client import EnSyncClient
 from ensync.connection import ClientState
 from ensync.errors import EnSyncInvalidEventError
@@ -30,12 +33,24 @@ from ensync.subscription import Subscription
 
 __all__ = ["event_as_json", "show_event", "subscribe_command"]
 
+# What an engine adds to the metadata, such as that an event is replayed.
+INTERNAL = "$internal"
+
 
 def subscribe_command(
     event_name: Annotated[str, typer.Argument(help="The name to subscribe to.")],
     *,
     count: Annotated[
         int | None, typer.Option(min=1, help="End after so many events. Else: on Ctrl-C.")
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            parser=seconds,
+            metavar="SECONDS",
+            help="End when no event has come for so long. Else: never.",
+            show_default=False,
+        ),
     ] = None,
     no_ack: Annotated[
         bool,
@@ -49,19 +64,23 @@ def subscribe_command(
     """Show events of one name, and acknowledge each when it has been shown.
 
     An event that can't be decrypted is reported, and stays in the engine. Ctrl-C and SIGTERM end
-    the command with exit code 0.
+    the command with exit code 0; --timeout does with 6 when no event has come, or not --count
+    of them.
     """
     settings = Settings({URL: url, APP_KEY: app_key, SECRET_KEY: secret_key})
 
     async def run() -> None:
-        async with (
-            client_for_good(settings) as client,
-            background_tasks() as tasks,
-            client.subscribe(event_name, auto_ack=not no_ack) as subscription,
-        ):
-            tasks.start_soon(_tell_of_reconnecting, client)
-            note(f"subscribed to {event_name!r}; Ctrl-C ends it")
-            await _until_signal(subscription, count, as_json=json)
+        async with client_for_good(settings) as client, background_tasks() as tasks:
+            check_secret_key(settings, client.app_id)
+            showing = _Showing(count, timeout, as_json=json)
+            async with client.subscribe(event_name, auto_ack=not no_ack) as subscription:
+                tasks.start_soon(_tell_of_reconnecting, client)
+                note(f"subscribed to {event_name!r}; Ctrl-C ends it")
+                await _until_signal(lambda: showing.show_events(subscription))
+            if not no_ack:
+                # By now every acknowledgement was answered, or is not going to be.
+                showing.check_acknowledged(subscription)
+            showing.check_enough_came()
 
     run_async(run)
 
@@ -77,9 +96,7 @@ async def _tell_of_reconnecting(client: EnSyncClient) -> None:
             note("connected again")
 
 
-async def _until_signal(
-    subscription: Subscription[Any], count: int | None, *, as_json: bool
-) -> None:
+async def _until_signal(show: Callable[[], Awaitable[None]]) -> None:
     # A signal ends the wait for an event, and never the showing of one: what was shown
     # is acknowledged.
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -90,25 +107,54 @@ async def _until_signal(
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(end_on_signal)
-            await _show_events(subscription, count, as_json=as_json)
+            await show()
             tasks.cancel_scope.cancel()
 
 
-async def _show_events(
-    subscription: Subscription[Any], count: int | None, *, as_json: bool
-) -> None:
-    events = aiter(subscription)
-    shown = 0
-    while count is None or shown < count:
-        try:
-            event = await anext(events)
-        except StopAsyncIteration:
+class _Showing:
+    """Shows events until there were enough, or until none comes any more."""
+
+    def __init__(self, count: int | None, timeout: float | None, *, as_json: bool) -> None:
+        self._count = count
+        self._timeout = timeout
+        self._as_json = as_json
+        self._shown = 0
+        self._has_waited_in_vain = False
+
+    async def show_events(self, subscription: Subscription[Any]) -> None:
+        events = aiter(subscription)
+        while self._count is None or self._shown < self._count:
+            event: Event[Any] | None = None
+            try:
+                with anyio.move_on_after(self._timeout):
+                    event = await anext(events)
+            except StopAsyncIteration:
+                return
+            except EnSyncInvalidEventError as error:
+                complain(f"{error} (left in the engine)")
+                continue
+            if event is None:
+                self._has_waited_in_vain = True
+                return
+            show_event(event, as_json=self._as_json)
+            self._shown += 1
+
+    def check_acknowledged(self, subscription: Subscription[Any]) -> None:
+        statistics = subscription.statistics()
+        missing = self._shown - statistics.acknowledged
+        if missing > 0:
+            raise CommandError(
+                f"the engine did not confirm {counted(missing, 'acknowledgement')} "
+                f"({statistics.refused:,} refused): those events are handed out again"
+            )
+
+    def check_enough_came(self) -> None:
+        if not self._has_waited_in_vain or (self._shown and self._count is None):
             return
-        except EnSyncInvalidEventError as error:
-            complain(f"{error} (left in the engine)")
-            continue
-        show_event(event, as_json=as_json)
-        shown += 1
+        wanted = "" if self._count is None else f" of {self._count:,}"
+        raise CommandError(
+            f"no event for {self._timeout:g} s; {self._shown:,}{wanted} came", NOTHING_CAME
+        )
 
 
 def show_event(event: Event[Any], *, as_json: bool) -> None:
@@ -119,10 +165,11 @@ def show_event(event: Event[Any], *, as_json: bool) -> None:
     when = "" if event.timestamp is None else f"{event.timestamp.astimezone():%H:%M:%S} "
     again = " (again)" if event.redelivered else ""
     heading = f"{when}{event.event_name} {event.idem} block {event.block}{again}"
-    out.print(Text(heading, style="bold"))
-    out.print(Text(f"  from {event.sender or 'nobody named'}", style="dim"))
-    if event.metadata:
-        out.print(Text(f"  metadata {event.metadata}", style="dim"))
+    out.print(shown(heading, "bold"))
+    out.print(shown(f"  from {event.sender or 'nobody named'}", "dim"))
+    metadata = {name: value for name, value in event.metadata.items() if name != INTERNAL}
+    if metadata:
+        out.print(shown(f"  metadata {json_text(metadata)}", "dim"))
     print_value(event.payload)
 
 
