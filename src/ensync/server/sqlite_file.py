@@ -168,7 +168,7 @@ class SqliteFile:
         except BaseException as error:
             # Before it is closed: until then nobody else can have begun to use the file.
             if is_new and not _is_in_use(error):
-                self.path.unlink(missing_ok=True)
+                self._forget_files()
             connection.close()
             if isinstance(error, sqlite3.Error):
                 raise self._unusable(error) from error
@@ -184,6 +184,10 @@ class SqliteFile:
         except OSError:  # it is there; or it can't be made, which SQLite finds out too
             return False
         return True
+
+    def _forget_files(self) -> None:
+        for end in ("", "-wal"):
+            self.path.with_name(self.path.name + end).unlink(missing_ok=True)
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         # First of all: no other process can open it from the first look on.

@@ -67,3 +67,22 @@ def stop(process: subprocess.Popen[str], by: signal.Signals = signal.SIGTERM) ->
     """Asks a command to end, and returns what else it wrote."""
     process.send_signal(by)
     return process.communicate(timeout=LIMIT)
+
+
+def run_redirected(
+    redirection: str,
+    *arguments: str,
+    variables: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command whose streams a shell has redirected, such as by ``>/dev/full``."""
+    script = f'exec "$0" "$@" {redirection}'
+    return subprocess.run(
+        ["/bin/sh", "-c", script, *COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment(variables),
+        cwd=directory,
+        timeout=LIMIT,
+        check=False,
+    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import typer
 
-from ensync.cli.quantities import duration, size
+from ensync.cli.quantities import duration, seconds, size
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"),
+    ("text", "expected"),
     [
         ("45s", 45),
         ("30m", 1_800),
@@ -22,8 +22,8 @@ from ensync.cli.quantities import duration, size
         ("0.001s", 0.001),
     ],
 )
-def test_a_duration(text: str, seconds: float) -> None:
-    assert duration(text) == seconds
+def test_a_duration(text: str, expected: float) -> None:
+    assert duration(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,14 @@ def test_a_size(text: str, number: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="such as 500MB or 1GiB"):
         size(text)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("0.1", 0.1), ("30", 30), ("86400", 86_400)])
+def test_seconds(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "0.09", "-1", "86401", "inf", "nan", "1s"])
+def test_what_is_no_number_of_seconds(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="no number of seconds"):
+        seconds(text)
