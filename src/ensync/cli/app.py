@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -22,7 +23,7 @@ from ensync.cli.running import user_errors
 from ensync.cli.serve import serve_command
 from ensync.cli.status import status_command
 from ensync.cli.subscribe import subscribe_command
-from ensync_command import interrupts_raised
+from ensync_command import leave
 
 __all__ = ["app", "run"]
 
@@ -40,8 +41,21 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Reads the rest, and runs the command."""
-        with interrupts_raised(), user_errors(), _without_noise():
+        with _interrupts_raised(), user_errors(), _without_noise():
             return super().invoke(ctx)
+
+
+@contextmanager
+def _interrupts_raised() -> Iterator[None]:
+    """Has Ctrl-C raise KeyboardInterrupt, for as long as there is somebody to catch it."""
+    if signal.getsignal(signal.SIGINT) is not leave:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, leave)
 
 
 @contextmanager

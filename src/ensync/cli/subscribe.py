@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any
 
 import anyio
@@ -75,8 +76,7 @@ def subscribe_command(
             showing = _Showing(count, timeout, as_json=json)
             async with client.subscribe(event_name, auto_ack=not no_ack) as subscription:
                 tasks.start_soon(_tell_of_reconnecting, client)
-                note(f"subscribed to {event_name!r}; Ctrl-C ends it")
-                await _until_signal(lambda: showing.show_events(subscription))
+                await _until_signal(partial(_tell_and_show, showing, subscription))
             if not no_ack:
                 # By now every acknowledgement was answered, or is not going to be.
                 showing.check_acknowledged(subscription)
@@ -94,6 +94,11 @@ async def _tell_of_reconnecting(client: EnSyncClient) -> None:
         elif state is ClientState.CONNECTED and lost:
             lost = False
             note("connected again")
+
+
+async def _tell_and_show(showing: _Showing, subscription: Subscription[Any]) -> None:
+    note(f"subscribed to {subscription.event_name!r}; Ctrl-C ends it")
+    await showing.show_events(subscription)
 
 
 async def _until_signal(show: Callable[[], Awaitable[None]]) -> None:
