@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 SOAK = --minutes $(or $(MINUTES),15) --backend $(or $(BACKEND),trio) --transport $(or $(TRANSPORT),grpc) \
   $(if $(SEED),--seed $(SEED))
 
+# How often make trials does what make test does a few times.
+TRIALS = ENSYNC_KILLS=200 ENSYNC_INTERRUPTS=50 ENSYNC_RECONNECTS=1000 ENSYNC_FUZZ_FRAMES=100000
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types pytest soak trials proto bench clean
 
@@ -34,9 +37,7 @@ soak: $(VENV)/.dev ## Work while everything fails, for MINUTES (15), with a SEED
 	$(BIN)/python -m tests.faults.soak $(SOAK)
 
 trials: $(VENV)/.dev ## Kill, interrupt, reconnect and throw garbage as often as make test has no time for
-	ENSYNC_KILLS=200 ENSYNC_INTERRUPTS=50 ENSYNC_RECONNECTS=1000 ENSYNC_FUZZ_FRAMES=100000 \
-	$(BIN)/pytest --capture=no tests/faults/test_kill_engine.py tests/faults/test_interrupts.py \
-	  tests/faults/test_census.py tests/faults/test_fuzzed_doors.py
+	$(TRIALS) $(BIN)/pytest --capture=no $(addprefix tests/faults/test_,kill_engine.py interrupts.py census.py fuzzed_doors.py)
 
 proto: $(VENV)/.dev ## Generate src/ensync/proto from proto/ensync.proto
 	$(BIN)/python scripts/generate_proto.py src/ensync/proto

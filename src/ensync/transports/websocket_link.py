@@ -232,7 +232,7 @@ class WebSocketLink(Link):
         except Exception as error:
             # Whatever went wrong, a link that is not written must not seem alive.
             logger.exception("internal error in the writer of %s", self._url)
-            self.abort(self._given_up(f"internal error: {error!r}", error))
+            self.abort(self._given_up(f"internal error: {error!r}", error, code="internal_error"))
 
     def _next_text(self) -> str | None:
         if self._pong_due:
@@ -265,7 +265,7 @@ class WebSocketLink(Link):
         except Exception as error:
             # Nor one that is not read.
             logger.exception("internal error in the reader of %s", self._url)
-            self.abort(self._given_up(f"internal error: {error!r}", error))
+            self.abort(self._given_up(f"internal error: {error!r}", error, code="internal_error"))
 
     def _received(self, text: str | bytes) -> None:
         if self._error is not None:
@@ -362,9 +362,11 @@ class WebSocketLink(Link):
         lost.__cause__ = error
         return lost
 
-    def _given_up(self, reason: str, cause: Exception) -> EnSyncConnectionError:
+    def _given_up(
+        self, reason: str, cause: Exception, code: str = "protocol_error"
+    ) -> EnSyncConnectionError:
         error = EnSyncConnectionError(
-            f"the connection to {self._url} was given up: {reason}", code="protocol_error"
+            f"the connection to {self._url} was given up: {reason}", code=code
         )
         error.__cause__ = cause
         return error
