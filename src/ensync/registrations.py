@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import anyio
 
-from ensync.transports.base import Stream, StreamEnded
+from ensync.transports.base import Stream, StreamEnd, StreamEnded
 
 __all__ = ["Registration", "Registrations"]
 
@@ -122,6 +122,16 @@ class Registrations:
     def carries_all(self, registration: Registration) -> bool:
         """Whether the events of all are known to come on this one's stream."""
         return bool(self.multiplexing) and registration is self.carrier
+
+    def may_go_on(self, registration: Registration, ended: StreamEnded) -> bool:
+        """Whether a stream may have been there to register only, and its end is no end of that.
+
+        While it is not known whether the engine multiplexes, only one that it has finished
+        at once is taken for such.
+        """
+        if ended.reason is not StreamEnd.FINISHED or registration is self.carrier:
+            return False
+        return self.multiplexing or (self.multiplexing is None and registration.ended is ended)
 
     def may_share_stream(self, event_name: str) -> bool:
         """Whether this name's events may come on one stream with those of others."""

@@ -276,25 +276,24 @@ class SubscriptionRegistry:
             connection.unknown_to_engine(str(ended.error))
             return
         carried_all = registrations.carries_all(registration)
+        goes_on = registrations.may_go_on(registration, ended)
         registrations.drop(registration)
         if ended.reason is StreamEnd.REFUSED:
             self.give_up(subscriber, ended.error)
         if carried_all:
             registrations.drop_all()
             self._all_broke(ended.error)
-        elif registrations.multiplexing and ended.reason is StreamEnd.FINISHED:
-            pass  # it was there to register, and its events come on another
-        elif self.has(subscriber):
-            self._broke(subscriber, ended.error)
+        elif self.has(subscriber) and not (goes_on and registrations.multiplexing):
+            # One that may go on is taken to do so until it is made again.
+            if not goes_on:
+                subscriber.detached()
+            self._repairs.broke(subscriber, ended.error)
 
     def _all_broke(self, error: EnSyncError) -> None:
         for subscriber in self._subscribers.values():
             if subscriber.is_attached:
-                self._broke(subscriber, error)
-
-    def _broke(self, subscriber: Subscriber, error: EnSyncError) -> None:
-        subscriber.detached()
-        self._repairs.broke(subscriber, error)
+                subscriber.detached()
+                self._repairs.broke(subscriber, error)
 
     async def keep(self, connection: Connection) -> None:
         """Registers everything on a new connection, and again whatever ends by itself."""

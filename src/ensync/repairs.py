@@ -92,6 +92,9 @@ class Repairs:
         self, connection: Connection, subscriber: Subscriber, decision: Decision
     ) -> None:
         async def subscribe() -> None:
+            # Whatever broke while this waited is repaired by it.
+            self._due.pop(subscriber, None)
+            subscriber.detached()
             deadline = anyio.current_time() + self._registrar.settings.request_timeout
             await self._registrar.subscribe(connection, subscriber, deadline)
 

@@ -319,6 +319,26 @@ async def test_a_registering_stream_may_finish_where_the_first_carries_all(
     assert second.got == [1, 2]
 
 
+@pytest.mark.parametrize(("name", "is_attached"), [("first", False), ("second", True)])
+async def test_a_stream_that_finishes_at_once_may_have_been_there_to_register_only(
+    bench: Bench, name: str, is_attached: bool
+) -> None:
+    """What it is for is not known before an event comes, and it can be paused meanwhile."""
+    if name != "first":
+        await bench.add("first")
+    bench.engine.hold(SUBSCRIBE)
+    subscriber = Noting(name)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.registry.add, subscriber)
+        await anyio.wait_all_tasks_blocked()
+        finished = StreamEnded(StreamEnd.FINISHED, ENDED)
+        bench.engine.link.every_stream[name].on_end(finished)
+        bench.engine.heal()
+    assert subscriber.is_attached is is_attached
+    await anyio.sleep(BACK_OFF + 1)
+    assert (subscriber.is_attached, subscriber.times_attached) == (True, 2)
+
+
 async def test_a_stream_that_can_not_be_had_again_fails_its_subscription_alone(
     bench: Bench,
 ) -> None:
