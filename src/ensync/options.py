@@ -43,8 +43,8 @@ class Reconnect:
 
     An attempt has failed when there is no connection, and also when there is one that
     is lost again within ``healthy_after`` seconds without having been of any use: no
-    event came, and no request about one was answered. So has one whose connection
-    ends within that time because the engine breaks the protocol.
+    event came, and no request about one and no heartbeat was answered. So has one whose
+    connection ends within that time because the engine breaks the protocol.
 
     Attributes:
         initial: Upper bound of the first wait, in seconds.
