@@ -295,8 +295,6 @@ WEBSOCKET_ENDS: dict[str, Callable[[ServerConnection], Awaitable[None]]] = {
     "binary message": says(b"\x00\x01"),
     "text of another protocol": says("HTTP/1.1 200 OK"),
     "empty text": says(""),
-    "record that is no JSON": says("+RECORD:{broken"),
-    "record without a name": says("+RECORD:{}"),
     "reply that nobody asked for": says("+PASS:done"),
     "refusal that nobody asked for": says("-FAIL:no"),
     "text that is no UTF-8": writes(b"\x81\x01\xff"),
