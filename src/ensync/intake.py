@@ -8,7 +8,6 @@ cancellation at any moment finds it in one place or the other.
 from __future__ import annotations
 
 import logging
-from functools import partial
 
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -23,10 +22,10 @@ from ensync.errors import (
 )
 from ensync.event_buffer import Arrived, EventBuffer, Held, weight
 from ensync.ledger import Arrival, DeliveryLedger, EventKey, Place
+from ensync.repeated_discards import RepeatedDiscards
 from ensync.session import Session
 from ensync.transports.base import (
     Delivery,
-    Discard,
     Outcome,
     Pause,
     Request,
@@ -64,7 +63,7 @@ class Intake:
         self._taken: dict[EventKey, Arrived] = {}
         self._kept: dict[EventKey, Delivery] = {}
         self._refused_once: set[EventKey] = set()
-        self._to_discard: list[EventKey] = []
+        self._discards = RepeatedDiscards(event_name)
         self._engine_pause = EnginePause(event_name)
         self._stream: Stream | None = None
         self._connection: Connection | None = None
@@ -104,13 +103,13 @@ class Intake:
         self._engine_pause.attached(connection)
         if self._held:
             self._hold()
-        self._discard_again()
+        self._discards.attached(connection)
         self.notify()
 
     def detached(self) -> None:
         self._stream = self._connection = None
         self._kept.clear()
-        self._to_discard.clear()
+        self._discards.detached()
         self._engine_pause.detached()
         self.notify()
 
@@ -174,7 +173,7 @@ class Intake:
 
     def retry(self) -> None:
         self._engine_pause.reconcile()
-        self._discard_again()
+        self._discards.retry()
 
     def failed(self, error: EnSyncError) -> None:
         self.detached()
@@ -200,28 +199,13 @@ class Intake:
         if arrival is Arrival.ACKNOWLEDGE_AGAIN:
             self._session.acknowledgements.add(self, key)
         elif arrival is Arrival.DISCARD_AGAIN:
-            self._to_discard.append(key)
-            self._discard_again()
+            self._discards.add(key)
 
     def discard_unheard(self, held: Held) -> None:
         """Discards an event that is in hand, without waiting: until the engine has answered."""
         if self.is_in_hand(held):
             self.move(held.key, Place.DISCARDED)
-            self._to_discard.append(held.key)
-            self._discard_again()
-
-    def _discard_again(self) -> None:
-        if self._connection is None:
-            return
-        keys, self._to_discard = self._to_discard, []
-        for key in keys:
-            request = Discard(self._event_name, key.idem, "discarded before")
-            self._connection.live_link.send(request, partial(self._discarded_again, key))
-
-    def _discarded_again(self, key: EventKey, answer: Outcome | EnSyncError) -> None:
-        logger.debug("discarded an event of %r again: %s", self._event_name, answer)
-        if isinstance(answer, EnSyncError):
-            self._to_discard.append(key)
+            self._discards.add(held.key)
 
     def acknowledged(self, key: EventKey) -> None:
         self.confirmed += 1
