@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import sys
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
@@ -13,6 +14,15 @@ import anyio.lowlevel
 import hypothesis
 import pytest
 import trio.testing
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import trio_asyncio  # noqa: F401 # pyright: ignore[reportUnusedImport]
+
+from ensync.transports import bridge
+
+# Some tests import it before ensync does. On asyncio they are to run on asyncio all the same.
+bridge._leave_asyncio_programs_alone()
 
 # A slow machine is not a failure; pytest-timeout bounds every test.
 hypothesis.settings.register_profile("ensync", deadline=None, max_examples=50)
