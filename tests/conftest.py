@@ -53,6 +53,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    # Many tests wait for a time that must pass, or for another process.
+    return (os.cpu_count() or 1) + 1
+
+
 def _backends(item: Callable[[str], object]) -> dict[str, Backend]:
     """The backends of one test, by name; ``item`` looks a marker up."""
     if item("mock_clock"):

@@ -26,7 +26,7 @@ from tests.faults import killable_engine
 
 pytestmark = pytest.mark.anyio
 
-KILLS = int(os.environ.get("ENSYNC_KILLS", "20"))
+KILLS = int(os.environ.get("ENSYNC_KILLS", "12"))
 SEED = int(os.environ.get("ENSYNC_KILLS_SEED", "1"))
 
 EVENT_NAME = "orders/paid"
