@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ensync.cli.admin_client import AdminClient, engine_at, running_engine
+from ensync.cli.ending import turns_until_ctrl_c
 from ensync.cli.failures import UNREACHABLE, CommandError
 from ensync.cli.output import out, print_json, shown
 from ensync.cli.paths import DataOption
@@ -47,8 +47,12 @@ def status_command(
     if not watch:
         _show(engine.ask("GET", "status"), as_json=json)
         return
-    with suppress(KeyboardInterrupt):
-        _watch(engine, interval) if _can_redraw() and not json else _go_on(engine, interval, json)
+    with turns_until_ctrl_c(interval) as turns:
+        if _can_redraw() and not json:
+            _watch(engine, turns)
+            return
+        for _ in turns:
+            _show(engine.ask("GET", "status"), as_json=json)
 
 
 def _engine(data: Path | None, admin_url: str | None) -> AdminClient:
@@ -71,17 +75,10 @@ def _show(status: Any, *, as_json: bool) -> None:
         out.print(_rendered(status))
 
 
-def _go_on(engine: AdminClient, interval: float, as_json: bool) -> None:
-    while True:
-        _show(engine.ask("GET", "status"), as_json=as_json)
-        time.sleep(interval)
-
-
-def _watch(engine: AdminClient, interval: float) -> None:
+def _watch(engine: AdminClient, turns: Iterator[None]) -> None:
     with Live(console=out, screen=True, auto_refresh=False) as live:
-        while True:
+        for _ in turns:
             live.update(_rendered(engine.ask("GET", "status")), refresh=True)
-            time.sleep(interval)
 
 
 def _rendered(status: Any) -> RenderableType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,30 @@ def test_nothing_is_cut_at_the_edge_of_a_terminal(
     assert (done.returncode, asked) == (0, looks + 1)
     assert screen.getvalue().count("1,234,567 discarded") == looks
     assert screen.getvalue().count("1,234,567 deferred") == looks
+
+
+class InterruptedAtItsEnd:
+    """Ctrl-C comes while this is being destroyed, where Python drops what is raised."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+
+    def ask(_client: AdminClient, _method: str, _what: str) -> Any:
+        nonlocal asked
+        asked += 1
+        InterruptedAtItsEnd()
+        return STATUS
+
+    monkeypatch.setattr(AdminClient, "ask", ask)
+    url = "http://127.0.0.1:1/token"
+    done = invoke("status", "--watch", "--json", "--interval", "86400", "--admin-url", url)
+    assert (done.returncode, asked) == (0, 1)
+    assert done.stdout.count("\n") == 1
 
 
 @pytest.mark.parametrize("interval", ["inf", "nan", "0", "x", "1e9"])

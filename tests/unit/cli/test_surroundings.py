@@ -169,6 +169,8 @@ def test_publishing_lines_is_stopped_while_it_waits_for_one(
     [
         (("subscribe", "n"), signal.SIGINT, 0),
         (("subscribe", "n"), signal.SIGTERM, 0),
+        (("status", "--watch"), signal.SIGINT, 0),
+        (("status", "--watch", "--json"), signal.SIGINT, 0),
         (("status", "--watch"), signal.SIGTERM, -signal.SIGTERM),
     ],
 )
