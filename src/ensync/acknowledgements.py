@@ -7,6 +7,7 @@ then: others' go on, and the link keeps room for everything else.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import anyio
@@ -14,7 +15,7 @@ import anyio
 from ensync.connection import Connection
 from ensync.errors import EnSyncError
 from ensync.ledger import EventKey
-from ensync.transports.base import Acknowledge, Call, Outcome
+from ensync.transports.base import Acknowledge, Call, Link, Outcome
 
 __all__ = ["AcknowledgementPipeline", "Acknowledger", "means_done"]
 
@@ -62,10 +63,16 @@ class _Sent(NamedTuple):
 
 
 class AcknowledgementPipeline:
-    """Owned by a session. Nothing here awaits but the methods that say so."""
+    """Owned by a session. Nothing here awaits but the methods that say so.
 
-    def __init__(self, *, timeout: float) -> None:
+    Args:
+        timeout: Seconds that an acknowledgement may go unanswered.
+        clock: The time now, in seconds.
+    """
+
+    def __init__(self, *, timeout: float, clock: Callable[[], float]) -> None:
         self._timeout = timeout
+        self._clock = clock
         self._connection: Connection | None = None
         self._waiting: OrderedDict[Acknowledger, deque[_Pending]] = OrderedDict()
         self._sent: dict[_Pending, _Sent] = {}
@@ -201,33 +208,29 @@ class AcknowledgementPipeline:
                 connection = self._connection
                 if not self._waiting or connection is None or len(self._sent) >= MAX_IN_FLIGHT:
                     return
-                pending = self._next(connection.live_link.room)
+                link = connection.live_link
+                pending = self._next(link.room)
                 if pending is None:
                     return
-                self._send(pending, connection)
+                self._send(pending, connection, link)
         finally:
             self._pumping = False
 
     def _next(self, room: int) -> _Pending | None:
         """What is to be sent next, in turns among the subscriptions that may send."""
-        owner = next((owner for owner in self._waiting if self._may_send(owner, room)), None)
-        if owner is None:
-            return None
-        queue = self._waiting[owner]
-        pending = queue.popleft()
-        if queue:
-            self._waiting.move_to_end(owner)
-        else:
-            del self._waiting[owner]
-        return pending
+        for owner, queue in self._waiting.items():
+            sent = self._sent_of[owner]
+            if room <= 0 or (sent and (room == 1 or sent >= _TIMES_WHAT_IS_LEFT * room)):
+                continue
+            pending = queue.popleft()
+            if queue:
+                self._waiting.move_to_end(owner)
+            else:
+                del self._waiting[owner]
+            return pending
+        return None
 
-    def _may_send(self, owner: Acknowledger, room: int) -> bool:
-        sent = self._sent_of[owner]
-        if not sent:
-            return room > 0
-        return room > 1 and sent < _TIMES_WHAT_IS_LEFT * room
-
-    def _send(self, pending: _Pending, connection: Connection) -> None:
+    def _send(self, pending: _Pending, connection: Connection, link: Link) -> None:
         answers: list[Outcome | EnSyncError] = []
         request = Acknowledge(pending.owner.event_name, pending.key.idem, pending.key.block)
 
@@ -236,8 +239,8 @@ class AcknowledgementPipeline:
             if pending in self._sent:
                 self._answered(pending, connection, answer)
 
-        call = connection.live_link.send(request, on_reply)
-        self._sent[pending] = _Sent(pending, call, anyio.current_time() + self._timeout)
+        call = link.send(request, on_reply)
+        self._sent[pending] = _Sent(pending, call, self._clock() + self._timeout)
         self._sent_of[pending.owner] += 1
         if answers:
             self._answered(pending, connection, answers[0])

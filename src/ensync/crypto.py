@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, NoReturn, final
 
 from nacl import bindings as sodium
@@ -27,6 +27,10 @@ NONCE_SIZE: Final = 24
 CACHED_RECIPIENTS: Final = 4096
 # Each try costs a key exchange: a forged list of keys must not occupy the reader for long.
 MAX_TRIED_KEYS: Final = 1000
+
+# Not functions of Python's own, whose calls would cost more than what they do.
+_decoded = partial(a2b_base64, strict_mode=True)
+_base64 = partial(b2a_base64, newline=False)
 
 APP_ID_FORM = "an app id is the base64 (44 characters) of a 32-byte Ed25519 public key"
 KEY_PAIR_FORM = (
@@ -260,14 +264,6 @@ def _unreadable(reason: str) -> EnSyncInvalidEventError:
     return EnSyncInvalidEventError(
         f"the payload can't be decrypted: {reason}", code="undecryptable"
     )
-
-
-def _decoded(text: str) -> bytes:
-    return a2b_base64(text, strict_mode=True)
-
-
-def _base64(raw: bytes) -> bytes:
-    return b2a_base64(raw, newline=False)
 
 
 def _text(raw: bytes) -> str:

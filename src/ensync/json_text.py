@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, NoReturn, cast
 
@@ -68,7 +68,7 @@ def _is_plain(value: object, depth: int) -> bool:
     if kind is dict:
         return _is_plain_dict(value, depth - 1)  # type: ignore[arg-type]
     if kind is list or kind is tuple:
-        return all(_is_plain(item, depth - 1) for item in value)  # type: ignore[attr-defined]
+        return _are_plain(value, depth - 1)  # type: ignore[arg-type]
     return False
 
 
@@ -76,6 +76,13 @@ def _is_plain_dict(value: dict[object, object], depth: int) -> bool:
     for key, item in value.items():
         if type(key) is not str:
             return False
+        if type(item) not in SCALARS and not _is_plain(item, depth):
+            return False
+    return True
+
+
+def _are_plain(items: Iterable[object], depth: int) -> bool:
+    for item in items:  # noqa: SIM110 - a generator costs more, and this is on the hot path
         if type(item) not in SCALARS and not _is_plain(item, depth):
             return False
     return True
@@ -175,6 +182,18 @@ def decode_json(text: str) -> Any:
         ValueError: It is not JSON. The message says why and where, and shows nothing of it.
     """
     try:
+        value, end = strict_json.raw_decode(text)
+        # There is hardly ever anything around it, and looking for blanks there takes its time.
+        return value if end == len(text) else strict_json.decode(text)
+    except json.JSONDecodeError:
+        return _decode_among_blanks(text)
+    except RecursionError:
+        problem = "nested too deeply"
+    raise ValueError(problem)
+
+
+def _decode_among_blanks(text: str) -> Any:
+    try:
         return strict_json.decode(text)
     except json.JSONDecodeError as error:
         # A new error, since this one holds the whole text.
@@ -186,4 +205,5 @@ def decode_json(text: str) -> Any:
 
 def as_object(value: object) -> dict[str, Any] | None:
     """What decode_json() gave, when it is a JSON object, and None otherwise."""
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+    # Not through cast(), which is a call, and this is on the hot path.
+    return value if isinstance(value, dict) else None  # pyright: ignore[reportUnknownVariableType]

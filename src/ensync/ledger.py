@@ -38,7 +38,8 @@ class Place(enum.Enum):
     GIVEN_BACK = "given back"  # deferred, refused or cancelled: to be shown again
 
 
-_STILL_HERE = frozenset({Place.BUFFERED, Place.IN_HAND, Place.ACKNOWLEDGING, Place.DEFERRING})
+# No set: what is in one is found by a hash that enum makes in Python.
+_STILL_HERE = (Place.BUFFERED, Place.IN_HAND, Place.ACKNOWLEDGING, Place.DEFERRING)
 
 
 class Arrival(enum.Enum):

@@ -58,7 +58,7 @@ def prepare(
 
 
 def _check_recipients(recipients: object) -> list[str]:
-    if isinstance(recipients, str | bytes) or not isinstance(recipients, Iterable):
+    if type(recipients) is not list and not _may_be_recipients(recipients):
         raise EnSyncValidationError(
             f"recipients must be a list of app ids, not {type(recipients).__name__}"
         )
@@ -68,6 +68,10 @@ def _check_recipients(recipients: object) -> list[str]:
     for app_id in app_ids:
         parse_app_id(app_id)
     return list(dict.fromkeys(app_ids))
+
+
+def _may_be_recipients(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
 
 
 class Accepted(NamedTuple):
@@ -91,7 +95,7 @@ async def publish_all(session: Session, requests: list[Publish], timeout: float)
     Raises:
         EnSyncPublishError: Not every recipient's copy was accepted.
     """
-    deadline = anyio.current_time() + timeout
+    deadline = session.clock() + timeout
     if len(requests) == 1:
         request = requests[0]
         outcome = await _publish(session, request, deadline)

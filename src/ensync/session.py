@@ -35,7 +35,7 @@ from ensync.transports.base import (
     Outcome,
     Request,
 )
-from ensync.transports.bridge import AsyncioSide
+from ensync.transports.bridge import AsyncioSide, current_clock
 
 __all__ = ["Session", "waited"]
 
@@ -51,8 +51,8 @@ class _Wait:
 
     __slots__ = ("answer", "over")
 
-    def __init__(self) -> None:
-        self.over = anyio.Event()
+    def __init__(self, over: anyio.Event) -> None:
+        self.over = over
         self.answer: Outcome | EnSyncError | None = None
 
     def answered(self, answer: Outcome | EnSyncError) -> None:
@@ -80,12 +80,17 @@ class Session:
         self._final_error: EnSyncError | None = None
         self._state = ClientState.CONNECTING
         self._changed = anyio.Event()
+        # That of the event loop, which anyio.Event() would look up each time.
+        self._make_event = type(self._changed)
+        self.clock = current_clock()
         self._deadlines = Deadlines()
         self._decisions = self._new_decisions()
         self.reconnects = 0
         self.subscriptions = SubscriptionRegistry(self, self._new_decisions)
         self.identity = Identity("", "", {})
-        self.acknowledgements = AcknowledgementPipeline(timeout=settings.request_timeout)
+        self.acknowledgements = AcknowledgementPipeline(
+            timeout=settings.request_timeout, clock=self.clock
+        )
         self._draining = Draining(settings.drain_timeout, lambda: self.acknowledgements.answered)
 
     def __repr__(self) -> str:
@@ -285,7 +290,7 @@ class Session:
 
     async def exchange(self, connection: Connection, request: Request, deadline: float) -> Answer:
         """Sends a request once and waits for its answer, until the deadline."""
-        wait = _Wait()
+        wait = _Wait(self._make_event())
         call = connection.live_link.send(request, wait.answered)
         timer = self._deadlines.add(deadline, wait.over.set)
         try:

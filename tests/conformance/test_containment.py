@@ -11,7 +11,6 @@ from typing import Any
 
 import anyio
 import pytest
-from grpclib.protocol import EventsProcessor
 from websockets.asyncio.client import ClientConnection
 
 import ensync
@@ -27,8 +26,8 @@ INJECTED = "injected into the transport"
 FAULTS: dict[str, dict[str, tuple[Any, str]]] = {
     "grpc": {
         "a protocol's callback": (ClientProtocol, "data_received"),
-        "a frame's handler": (EventsProcessor, "process"),
-        "a callback of the loop": (CorkedTransport, "_flush"),
+        "a frame's handler": (ClientProtocol, "_process"),
+        "a callback of the loop": (CorkedTransport, "_flush_as_scheduled"),
     },
     "websocket": {
         "a protocol's callback": (ClientConnection, "data_received"),

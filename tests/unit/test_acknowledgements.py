@@ -37,7 +37,7 @@ class Owner:
 
 class Bench:
     def __init__(self) -> None:
-        self.pipeline = AcknowledgementPipeline(timeout=30)
+        self.pipeline = AcknowledgementPipeline(timeout=30, clock=anyio.current_time)
         self.owner = Owner()
 
     def attach(self, link: ScriptedLink) -> Connection:

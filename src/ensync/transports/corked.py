@@ -7,6 +7,12 @@ from typing import Any
 
 __all__ = ["CorkedTransport"]
 
+
+def _nothing() -> bytes:
+    """What there is to be taken where nothing is ever announced."""
+    return b""
+
+
 # More than this at once gains nothing.
 _FLUSH_BYTES = 64 * 1024
 
@@ -18,17 +24,22 @@ class CorkedTransport:
     would cost more than all the rest.
 
     Attributes:
-        written: How many bytes were written to it so far.
+        written: How many bytes were written to it, or announced, so far.
+        source: Gives what was announced, and all else that is to be written by then.
     """
 
     def __init__(self, transport: Any, call_soon: Callable[[Callable[[], object]], None]) -> None:
         self._transport = transport
         self._call_soon = call_soon
+        self.source: Callable[[], bytes] = _nothing
         self._gathered: list[bytes] = []
         self._size = 0
+        self._announced = 0
         self.written = 0
         self._frozen = False
+        self._held = False
         self._passes_next = False
+        self._scheduled = False
 
     @property
     def unsent_bytes(self) -> int:
@@ -39,24 +50,40 @@ class CorkedTransport:
     def write(self, data: bytes) -> None:
         if self._frozen or self._transport.is_closing():
             return
-        self.written += len(data)
-        if not self._gathered:
-            if self._passes_next:
-                self._passes_next = False
-                self._transport.write(data)
-                return
-            self._call_soon(self._flush)
         self._gathered.append(data)
-        self._size += len(data)
+        self._grow(len(data))
+
+    def announce(self, size: int) -> None:
+        """Has about so many bytes taken from the source, together with what else is written."""
+        self._announced += size
+        self._grow(size)
+
+    def _grow(self, size: int) -> None:
+        self.written += size
+        self._size += size
         if self._size >= _FLUSH_BYTES:
             self._flush()
+        elif self._held or self._scheduled:
+            return
+        elif self._passes_next:
+            self._passes_next = False
+            self._flush()
+        else:
+            self._scheduled = True
+            self._call_soon(self._flush_as_scheduled)
 
-    def pass_next(self) -> None:
-        """Writes what comes next at once, unless there is something to gather it with.
+    def hold(self) -> None:
+        """Something was read: what is written in answer to it goes together."""
+        self._held = True
 
-        After something was read, this saves who asks one thing at a time a turn of the
-        loop, and costs who asks many at once one more write for each time they are answered.
+    def release(self) -> None:
+        """That was it. What was held is written, and what comes next at once, too.
+
+        This saves who asks for one thing at a time a turn of the loop, and costs who asks for
+        many at once one more write for each time they are answered.
         """
+        self._held = False
+        self._flush()
         self._passes_next = True
 
     def close(self) -> None:
@@ -83,12 +110,24 @@ class CorkedTransport:
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
 
+    def _flush_as_scheduled(self) -> None:
+        self._scheduled = False
+        self._flush()
+
     def _flush(self) -> None:
-        if self._gathered:
-            data = b"".join(self._gathered)
+        if not self._size:
+            return
+        if self._frozen or self._transport.is_closing():
             self._forget()
+            return
+        taken = self.source()
+        self.written += len(taken) - self._announced
+        self._gathered.append(taken)
+        data = b"".join(self._gathered)
+        self._forget()
+        if data:
             self._transport.write(data)
 
     def _forget(self) -> None:
         self._gathered.clear()
-        self._size = 0
+        self._size = self._announced = 0

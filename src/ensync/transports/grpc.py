@@ -138,7 +138,7 @@ class GrpcLink(Link):
     def __init__(
         self, transport: GrpcTransport, connection: GrpcConnection, on_lost: LostCallback
     ) -> None:
-        self._transport = transport
+        self.transport = transport
         self._connection = connection
         self._on_lost: LostCallback | None = on_lost
         self._carriers: list[GrpcConnection] = []
@@ -203,7 +203,7 @@ class GrpcLink(Link):
     async def subscribe(
         self, event_name: str, on_delivery: DeliveryCallback, on_end: EndCallback
     ) -> Stream:
-        connection = await self._transport.connection_for_stream(self._connection)
+        connection = await self.transport.connection_for_stream(self._connection)
         self._carried_by(connection)
         stream = GrpcStream(self, connection, event_name, on_delivery, on_end)
         self._streams.add(stream)
@@ -238,10 +238,6 @@ class GrpcLink(Link):
             call.cancel()
 
     # What calls and streams of this link need
-
-    @property
-    def transport(self) -> GrpcTransport:
-        return self._transport
 
     def call_ended(self, call: GrpcCall) -> None:
         if call in self._calls:

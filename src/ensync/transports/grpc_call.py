@@ -91,8 +91,9 @@ class GrpcCall(Call):
             self._answered(result, generation)
 
     def _answered(self, reply: betterproto2.Message, generation: Generation) -> None:
-        if not self._method.same_in_both:
-            self._link.transport.generation = generation
+        transport = self._link.transport
+        if transport.generation is not generation and not self._method.same_in_both:
+            transport.generation = generation
         try:
             outcome = self._method.decode(reply, self.request)
         except EnSyncError as error:

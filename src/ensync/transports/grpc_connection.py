@@ -68,6 +68,8 @@ class GrpcConnection(Carrier):
         self._streams: set[ServerStream] = set()
         self._losing: list[Callable[[EnSyncConnectionError], None]] = []
         self._stream_limit = _DEFAULT_STREAM_LIMIT
+        self._slots = self._acknowledgement_slots = 0
+        self._count_slots()
         self._starting = False
         self.error: EnSyncConnectionError | None = None
         self._silent_at: int | None = None
@@ -128,12 +130,6 @@ class GrpcConnection(Carrier):
         return len(self._streams)
 
     @property
-    def _slots(self) -> int:
-        """How many calls it may carry at a time, without those that are urgent."""
-        slots = self._stream_limit - len(self._streams)
-        return slots - 1 if slots > 1 else slots
-
-    @property
     def has_slot_for_heartbeat(self) -> bool:
         """Whether the engine's limit leaves a place that no subscription has taken."""
         return len(self._streams) < self.stream_limit
@@ -141,8 +137,13 @@ class GrpcConnection(Carrier):
     @property
     def room_to_acknowledge(self) -> int:
         """How many more acknowledgements may be given to it, so that others find a place."""
-        slots = self._slots
-        return max(1, slots - max(1, slots // _SHARE_OF_OTHERS)) - self.acknowledging
+        return self._acknowledgement_slots - self.acknowledging
+
+    def _count_slots(self) -> None:
+        """How many calls it may carry at a time, without those that are urgent."""
+        slots = self._stream_limit - len(self._streams)
+        self._slots = slots = slots - 1 if slots > 1 else slots
+        self._acknowledgement_slots = max(1, slots - max(1, slots // _SHARE_OF_OTHERS))
 
     def progress(self) -> Progress:
         return Progress(0, 0, 0) if self._protocol is None else self._protocol.progress()
@@ -215,6 +216,7 @@ class GrpcConnection(Carrier):
         else:
             assert self._wire is not None
             self._streams.add(stream)
+            self._count_slots()
             self._wire.start_stream(stream)
         return stream
 
@@ -222,7 +224,8 @@ class GrpcConnection(Carrier):
         if call in self._running:
             self._running.discard(call)
             self.start_waiting()
-            self._end_when_done()
+            if self._farewell is not None:
+                self._end_when_done(self._farewell)
         else:
             for queue in (self._urgent, self._waiting):
                 if call in queue:
@@ -230,12 +233,13 @@ class GrpcConnection(Carrier):
 
     def stream_ended(self, stream: ServerStream) -> None:
         self._streams.discard(stream)
+        self._count_slots()
         self.start_waiting()
 
     def start_waiting(self) -> None:
         """Starts what waits, as far as the engine and the socket allow."""
-        if self._starting:
-            return  # a call that failed at once has ended
+        if self._starting or not (self._waiting or self._urgent):
+            return  # the former is so when a call that failed at once has ended
         self._starting = True
         try:
             self._start_waiting()
@@ -244,14 +248,19 @@ class GrpcConnection(Carrier):
 
     def _start_waiting(self) -> None:
         wire = self._wire
-        while wire is not None and (queue := self._next_queue()) and wire.writable():
+        if wire is None:
+            return
+        while (self._waiting or self._urgent) and wire.writable():
+            queue = self._next_queue()
+            if not queue:
+                return
             call = queue.popleft()
             self._running.add(call)
             wire.start_call(call)
 
     def _next_queue(self) -> deque[UnaryCall] | None:
         """Where the next call is to be taken from, if one may be started."""
-        if not self.takes_more:
+        if self.error is not None or self._farewell is not None:
             return None
         running = len(self._running)
         if self._urgent and running < self._stream_limit - len(self._streams):
@@ -319,6 +328,7 @@ class GrpcConnection(Carrier):
 
     def set_stream_limit(self, limit: int) -> None:
         self._stream_limit = limit
+        self._count_slots()
         self.start_waiting()
 
     def going_away(self, reason: str) -> None:
@@ -327,11 +337,11 @@ class GrpcConnection(Carrier):
             self._farewell = self._lost_because(reason)
             expire = partial(self.lose, self._farewell)
             self._cancel_patience = self._call_later(_PATIENCE, expire)
-        self._end_when_done()
+        self._end_when_done(self._farewell)
 
-    def _end_when_done(self) -> None:
-        if self._farewell is not None and not self._running:
-            self.lose(self._farewell)
+    def _end_when_done(self, farewell: EnSyncConnectionError) -> None:
+        if not self._running:
+            self.lose(farewell)
 
     def lean_not_enough(self) -> None:
         self.needs_h2 = True

@@ -13,8 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from grpclib.exceptions import StreamTerminatedError
+from grpclib.exceptions import GRPCError, StreamTerminatedError
 from h2.errors import ErrorCodes
+from h2.events import (
+    DataReceived,
+    ResponseReceived,
+    StreamEnded,
+    TrailersReceived,
+    WindowUpdated,
+)
 from h2.exceptions import ProtocolError as H2Error
 from h2.exceptions import StreamClosedError
 
@@ -43,8 +50,9 @@ from ensync.transports.message_codec import decoder, encoder
 
 __all__ = ["DirectWire"]
 
-# Of a reply that is longer than this, the engine is told that more may come.
-_LONG_REPLY = STREAM_WINDOW // 4
+# What may come in place of less than this, the engine is told later: a frame for each event
+# would cost more than the event. It must stay well below the window, or the engine would wait.
+WORTH_A_CREDIT = STREAM_WINDOW // 4
 
 
 class DirectWire(Wire):
@@ -52,17 +60,31 @@ class DirectWire(Wire):
 
     def __init__(self, owner: WireOwner, protocol: ClientProtocol, address: Address) -> None:
         self.owner = owner
+        self._protocol = protocol
         self._connection = protocol.connection
         self._h2: Any = protocol.h2
+        self._send_request: Callable[[Headers, bytes], int] | None
+        self._send_request = getattr(protocol.h2, "send_request", None)
         self._exchanges: dict[int, Any] = protocol.exchanges
+        self.unpaid = 0  # bytes of streams that are over, to be credited
         protocol.on_refused = self._refused
+        protocol.take_over(
+            {
+                ResponseReceived: self._response_received,
+                DataReceived: self._data_received,
+                TrailersReceived: self._trailers_received,
+                StreamEnded: self._stream_ended,
+                WindowUpdated: self._window_updated,
+            }
+        )
         self._scheme = "https" if address.tls else "http"
         self._authority = address.authority
         self._headers: dict[str, Headers] = {}
+        self._good: tuple[Headers | None, Headers | None] = (None, None)
 
     def writable(self) -> bool:
         # A GOAWAY may have been read together with what is being told of now.
-        return self._connection.write_ready.is_set() and not getattr(self._h2, "is_closed", False)
+        return self._protocol.writable and not getattr(self._h2, "is_closed", False)
 
     def start_call(self, call: UnaryCall) -> None:
         exchange = _CallExchange(self, call)
@@ -76,14 +98,24 @@ class DirectWire(Wire):
         self._open(exchange, stream.path, encoder(type(stream.message))(stream.message))
 
     def _open(self, exchange: _Exchange, path: str, message: bytes) -> None:
+        headers = self._headers.get(path) or self._headers_of(path)
+        body = framed(message)
+        if self._send_request is not None:
+            number = self._send_request(headers, body)
+            if number:
+                exchange.id = number
+                self._exchanges[number] = exchange
+                exchange.leaves()
+                self._protocol.has_more(len(body))
+                return
         try:
             exchange.id = self._h2.get_next_available_stream_id()
-            self._h2.send_headers(exchange.id, self._headers.get(path) or self._headers_of(path))
+            self._h2.send_headers(exchange.id, headers)
         except H2Error as error:
             exchange.fail(error)
             return
         self._exchanges[exchange.id] = exchange
-        exchange.unsent = framed(message)
+        exchange.unsent = body
         self.send_more(exchange)
 
     def _headers_of(self, path: str) -> Headers:
@@ -120,11 +152,76 @@ class DirectWire(Wire):
             exchange.unsent = b""
         self._connection.flush()
 
-    def credit(self, exchange: _Exchange, size: int) -> None:
-        """Lets the engine send as much more."""
+    def credit(self, number: int, size: int) -> None:
+        """Lets the engine send as much more, on a stream and in all."""
         if size and not self._connection.is_closing():
-            self._h2.acknowledge_received_data(size, exchange.id)
+            self._h2.acknowledge_received_data(size, number)
             self._connection.flush()
+
+    def credit_ended(self, number: int, size: int) -> None:
+        """The same of a stream that is over: in all, as soon as it is worth a frame."""
+        self.unpaid += size
+        if self.unpaid > WORTH_A_CREDIT:
+            unpaid, self.unpaid = self.unpaid, 0
+            self.credit(number, unpaid)
+
+    # What arrives
+
+    def _response_received(self, event: ResponseReceived) -> None:
+        exchange = self._exchanges.get(event.stream_id)
+        if exchange is not None:
+            exchange.headers = event.headers
+            exchange.opened()
+
+    def _data_received(self, event: DataReceived) -> None:
+        exchange = self._exchanges.get(event.stream_id)
+        if exchange is None:
+            self.credit_ended(event.stream_id, event.flow_controlled_length)
+        else:
+            exchange.add(event.data, event.flow_controlled_length)
+
+    def _trailers_received(self, event: TrailersReceived) -> None:
+        exchange = self._exchanges.get(event.stream_id)
+        if exchange is not None:
+            exchange.trailers = event.headers
+
+    def _stream_ended(self, event: StreamEnded) -> None:
+        exchange = self._exchanges.get(event.stream_id)
+        if exchange is None:
+            return
+        if exchange.unsent:
+            # The engine has answered before it heard all, and will not listen any more.
+            self.reset(exchange)
+        else:
+            del self._exchanges[event.stream_id]
+        exchange.ended()
+
+    def _window_updated(self, event: WindowUpdated) -> None:
+        if event.stream_id:
+            exchange = self._exchanges.get(event.stream_id)
+            unsent = [] if exchange is None or not exchange.unsent else [exchange]
+        else:
+            unsent = [each for each in self._exchanges.values() if each.unsent]
+        for exchange in unsent:
+            self.send_more(exchange)
+
+    def status_of(self, exchange: _Exchange) -> GRPCError | None:
+        """What an answer says in the end; None for OK.
+
+        Raises:
+            NotGrpc: It says nothing.
+        """
+        # Remembered header blocks are the same objects each time.
+        headers, trailers = exchange.headers, exchange.trailers
+        good_headers, good_trailers = self._good
+        if headers is good_headers and trailers is good_trailers and headers is not None:
+            return None
+        refusal = read_status(headers, trailers)
+        if refusal is None:
+            self._good = headers, trailers
+        return refusal
+
+    # What goes wrong
 
     def _refused(self, number: int) -> None:
         exchange = self._exchanges.get(number)
@@ -146,22 +243,10 @@ class DirectWire(Wire):
         self._connection.flush()
 
 
-class _Nobody:
-    """For what grpclib announces and nobody here waits for."""
-
-    def set(self) -> None:
-        """Does nothing."""
-
-
-_NOBODY = _Nobody()
-
-
 class _Exchange:
     """What grpclib's connection takes for one of its streams."""
 
-    __slots__ = ("data_received", "headers", "id", "trailers", "unsent", "wire")
-
-    trailers_received = _NOBODY
+    __slots__ = ("headers", "id", "owed", "trailers", "unsent", "wire")
 
     def __init__(self, wire: DirectWire) -> None:
         self.id = 0
@@ -169,37 +254,18 @@ class _Exchange:
         self.unsent: bytes | memoryview = b""
         self.headers: Headers | None = None
         self.trailers: Headers | None = None
-        self.data_received = 0
+        self.owed = 0
 
     # Named by grpclib
-
-    @property
-    def buffer(self) -> _Exchange:
-        return self
 
     @property
     def window_updated(self) -> _Exchange:
         return self
 
-    @property
-    def headers_received(self) -> Any:
-        return _NOBODY
-
     def set(self) -> None:
         """The window is larger."""
         if self.unsent:
             self.wire.send_more(self)
-
-    def add(self, data: bytes, ack_size: int) -> None:
-        """A frame of data arrived."""
-        raise NotImplementedError
-
-    def __ended__(self) -> None:
-        if self.unsent:
-            # The engine has answered before it heard all, and will not listen any more.
-            self.wire.reset(self)
-        else:
-            self.wire.forget(self)
 
     def __terminated__(self, reason: str) -> None:
         self.wire.forget(self)
@@ -207,6 +273,29 @@ class _Exchange:
         self.fail(_Terminated(reason))
 
     # Named by us
+
+    def opened(self) -> None:
+        """The headers of the answer arrived."""
+
+    def add(self, data: bytes, ack_size: int) -> None:
+        """A frame of data arrived."""
+        raise NotImplementedError
+
+    def ended(self) -> None:
+        """All of the answer arrived."""
+        raise NotImplementedError
+
+    def owe(self, size: int) -> None:
+        """The engine may send as much more; it is told as soon as that is worth a frame."""
+        self.owed += size
+        if self.owed > WORTH_A_CREDIT:
+            owed, self.owed = self.owed, 0
+            self.wire.credit(self.id, owed)
+
+    def owe_last(self, size: int) -> None:
+        """The same when the stream is over."""
+        owed, self.owed = self.owed, 0
+        self.wire.credit_ended(self.id, owed + size)
 
     def leaves(self) -> None:
         """The last byte of the request is about to be written."""
@@ -231,14 +320,13 @@ class _Terminated(StreamTerminatedError):
 
 
 class _CallExchange(_Exchange):
-    __slots__ = ("_call", "_chunks", "_owed", "_size")
+    __slots__ = ("_call", "_chunks", "_size")
 
     def __init__(self, wire: DirectWire, call: UnaryCall) -> None:
         super().__init__(wire)
         self._call = call
         self._chunks: list[bytes] = []
         self._size = 0
-        self._owed = 0
 
     def leaves(self) -> None:
         self._call.leaves()
@@ -246,29 +334,22 @@ class _CallExchange(_Exchange):
     def add(self, data: bytes, ack_size: int) -> None:
         self._chunks.append(data)
         self._size += len(data)
-        self._owed += ack_size
+        self.owe(ack_size)
         if self._size > MAX_MESSAGE + PREFIX:
             self.reset()
             self._call.finish(self.wire.owner.wrong("sent a reply that is far too large"))
-        elif self._owed > _LONG_REPLY:
-            self._credit_owed()
 
     def drop(self) -> None:
         self._chunks.clear()
-        self._credit_owed()
+        self.owe_last(0)
 
-    def _credit_owed(self) -> None:
-        owed, self._owed = self._owed, 0
-        self.wire.credit(self, owed)
-
-    def __ended__(self) -> None:
-        super().__ended__()
-        self._credit_owed()
+    def ended(self) -> None:
+        self.owe_last(0)
         self._call.finish(self._result())
 
     def _result(self) -> UnaryResult:
         try:
-            refusal = read_status(self.headers, self.trailers)
+            refusal = self.wire.status_of(self)
             if refusal is not None:
                 return refusal
             return decoder(self._call.reply_type)(only_message(b"".join(self._chunks)))
@@ -295,13 +376,14 @@ class _StreamExchange(_Exchange):
         self._is_reading = False
         self._end: Callable[[], None] | None = None
 
-    @property
-    def headers_received(self) -> Any:
-        return _Opened(self, self._stream)
+    def opened(self) -> None:
+        if is_grpc(self.headers):
+            self._stream.on_open()
 
     def add(self, data: bytes, ack_size: int) -> None:
         self._buffer += data
-        self.wire.credit(self, ack_size - len(data))
+        if ack_size != len(data):  # there was padding
+            self.owe(ack_size - len(data))
         self._read()
 
     def hold(self) -> None:
@@ -319,7 +401,7 @@ class _StreamExchange(_Exchange):
     def drop(self) -> None:
         unread, self._buffer = len(self._buffer) - self._credited, bytearray()
         self._credited = 0
-        self.wire.credit(self, unread)
+        self.owe_last(unread)
 
     def _read(self) -> None:
         buffer, position = self._buffer, 0
@@ -348,10 +430,9 @@ class _StreamExchange(_Exchange):
         # than the window. A held stream may only fill the window.
         settled = self._credited
         self._credited = max(0, settled - size) if self._held else len(self._buffer)
-        self.wire.credit(self, size + self._credited - settled)
+        self.owe(size + self._credited - settled)
 
-    def __ended__(self) -> None:
-        super().__ended__()
+    def ended(self) -> None:
         if self._held:
             # What was held back is delivered before the end is told.
             self._end = self._finish
@@ -359,12 +440,13 @@ class _StreamExchange(_Exchange):
             self._finish()
 
     def _finish(self) -> None:
+        self.owe_last(0)
         self._stream.finish(self._result())
 
     def _result(self) -> StreamResult:
         owner = self.wire.owner
         try:
-            refusal = read_status(self.headers, self.trailers)
+            refusal = self.wire.status_of(self)
         except NotGrpc as error:
             return owner.translate(error)
         if refusal is None and self._buffer:
@@ -373,16 +455,3 @@ class _StreamExchange(_Exchange):
 
     def fail(self, error: Exception) -> None:
         self._stream.finish(self.wire.owner.translate(error))
-
-
-class _Opened:
-    __slots__ = ("_exchange", "_stream")
-
-    def __init__(self, exchange: _Exchange, stream: ServerStream) -> None:
-        self._exchange = exchange
-        self._stream = stream
-
-    def set(self) -> None:
-        """The response headers arrived."""
-        if is_grpc(self._exchange.headers):
-            self._stream.on_open()

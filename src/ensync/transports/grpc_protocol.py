@@ -7,7 +7,7 @@ channel's way to its protocol.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
@@ -21,6 +21,7 @@ from h2.errors import ErrorCodes
 from h2.events import (
     AlternativeServiceAvailable,
     ConnectionTerminated,
+    Event,
     InformationalResponseReceived,
     PingAckReceived,
     PingReceived,
@@ -122,11 +123,13 @@ class ClientProtocol(H2Protocol):
         self._call_soon = call_soon
         self._transport: Any = None
         self._greeted = False
+        self._over = False
         self._reads = 0
         self._unread_answers = 0
         self._reason = "closed by the engine"
         self._cause: BaseException | None = None
         self.closed = anyio.Event()
+        self.writable = True
         self.on_refused: Callable[[int], object] = _pass_over
         config = Configuration(
             http2_connection_window_size=CONNECTION_WINDOW, http2_stream_window_size=STREAM_WINDOW
@@ -148,6 +151,7 @@ class ClientProtocol(H2Protocol):
             self._begin_lean()
         else:
             super().connection_made(self._transport)
+        self._transport.source = self.h2.data_to_send
         self._processors.update(dict.fromkeys(_PASSED_OVER, _pass_over))
         self._listen(RemoteSettingsChanged, self._settings_changed)
         self._listen(RemoteSettingsChanged, self._answered)
@@ -176,6 +180,10 @@ class ClientProtocol(H2Protocol):
             process(event)
 
         self._processors[event_type] = both
+
+    def take_over(self, processors: Mapping[type[Event], Callable[[Any], None]]) -> None:
+        """Has events processed in other ways than grpclib's."""
+        self._processors.update(processors)
 
     @property
     def _processors(self) -> dict[type[Any], Callable[[Any], None]]:
@@ -250,9 +258,9 @@ class ClientProtocol(H2Protocol):
         self._reads += 1
         if not self._greeted and not self._check_greeting(data):
             return
+        self._transport.hold()
         try:
-            for event in self.connection.feed(data):
-                self.processor.process(event)
+            self._process(self.connection.feed(data))
         except Exception as error:  # noqa: BLE001 - grpclib raises on frames it has no handler for
             self._reason, self._cause = f"a frame that can't be handled: {error!r}", error
             if self._lean and isinstance(error, H2Error):
@@ -261,7 +269,21 @@ class ClientProtocol(H2Protocol):
         else:
             if not self.connection.is_closing():
                 self.connection.flush()
-                self._transport.pass_next()
+                self._transport.release()
+
+    def _process(self, events: list[Event]) -> None:
+        processors = self._processors
+        for event in events:
+            if self._over:
+                return
+            process = processors.get(event.__class__)
+            if process is None:
+                raise NotImplementedError(event)
+            process(event)
+
+    def has_more(self, size: int) -> None:
+        """Has so many bytes written that HTTP/2 was given, before long."""
+        self._transport.announce(size)
 
     def _check_greeting(self, data: bytes) -> bool:
         self._greeted = True
@@ -274,8 +296,13 @@ class ClientProtocol(H2Protocol):
         self.ended()
         return False
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.writable = False
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        self.writable = True
         self._owner.start_waiting()
 
     @property
@@ -297,6 +324,7 @@ class ClientProtocol(H2Protocol):
         super().connection_lost(exc)
 
     def ended(self) -> None:
+        self._over = True
         self._owner.connection_ended(self._reason, self._cause)
 
     def abort(self) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from h2.errors import ErrorCodes
 from h2.events import (
@@ -116,6 +116,7 @@ class LeanConnection(LeanSender):
         super().__init__()
         self._unread = b""
         self._reader = BlockReader()
+        self._known_block = self._reader.known
         self._partial: _Partial | None = None
         # The one kind of frame that may come next; None for any.
         self._awaited: int | None = SETTINGS
@@ -164,7 +165,7 @@ class LeanConnection(LeanSender):
         self._in_window -= size
         if self._in_window < 0:
             raise FlowControlError("the server sends more than the connection's window")
-        stream = self._known(stream_id)
+        stream = self.streams.get(stream_id) or self._known(stream_id)
         data = without_padding(body) if flags & PADDED else body
         if stream is None:
             self.acknowledge_received_data(size, stream_id)
@@ -181,7 +182,8 @@ class LeanConnection(LeanSender):
             self._end(stream_id, events)
 
     def _headers(self, flags: int, stream_id: int, body: bytes, events: list[Event]) -> None:
-        self._known(stream_id)
+        if stream_id not in self.streams:
+            self._known(stream_id)
         block = without_padding(body) if flags & PADDED else body
         if flags & HAS_PRIORITY:
             if len(block) < PRIORITY_SIZE:
@@ -203,7 +205,7 @@ class LeanConnection(LeanSender):
             self._header_block(partial.flags, stream_id, b"".join(partial.parts), events)
 
     def _header_block(self, flags: int, stream_id: int, data: bytes, events: list[Event]) -> None:
-        block = self._reader.read(data)
+        block = self._known_block(data) or self._reader.read(data)
         stream = self.streams.get(stream_id)
         if stream is None:
             return
@@ -212,7 +214,7 @@ class LeanConnection(LeanSender):
         if block.informational:
             return
         # h2 declares header objects of its own, and gives tuples of text all the same.
-        headers = cast("Any", block.headers)
+        headers: Any = block.headers
         if not stream.answered:
             stream.answered = True
             stream.missing = block.length

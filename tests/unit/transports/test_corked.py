@@ -45,6 +45,12 @@ class Corked:
         self.below = Recorder()
         self.soon: list[Callable[[], object]] = []
         self.transport = CorkedTransport(self.below, self.soon.append)
+        self.waiting = b""
+        self.transport.source = self.take
+
+    def take(self) -> bytes:
+        taken, self.waiting = self.waiting, b""
+        return taken
 
     def turn(self) -> None:
         soon, self.soon[:] = list(self.soon), []
@@ -63,43 +69,84 @@ def test_writes_of_a_turn_are_one() -> None:
     assert corked.transport.unsent_bytes == 1000
 
 
-def test_one_write_passes_at_once_and_those_after_it_are_gathered() -> None:
+def test_what_answers_a_read_goes_together_and_the_next_write_passes_at_once() -> None:
     corked = Corked()
-    corked.transport.pass_next()
+    corked.transport.hold()
+    for data in (b"x", b"y"):
+        corked.transport.write(data)
+    corked.turn()
+    assert corked.below.writes == []
+    corked.transport.release()
+    assert corked.below.writes == [b"xy"]
     corked.transport.write(b"first")
-    assert corked.below.writes == [b"first"]
+    assert corked.below.writes == [b"xy", b"first"]
     for data in (b"a", b"b"):
         corked.transport.write(data)
-    assert corked.below.writes == [b"first"]
+    assert corked.below.writes == [b"xy", b"first"]
     corked.turn()
-    assert corked.below.writes == [b"first", b"ab"]
+    assert corked.below.writes == [b"xy", b"first", b"ab"]
 
 
 def test_nothing_overtakes_what_was_gathered() -> None:
     corked = Corked()
     corked.transport.write(b"gathered")
-    corked.transport.pass_next()
+    corked.transport.hold()
+    corked.transport.write(b"held")
+    corked.transport.release()
     corked.transport.write(b"later")
-    assert corked.below.writes == []
     corked.turn()
-    assert corked.below.writes == [b"gatheredlater"]
+    assert b"".join(corked.below.writes) == b"gatheredheldlater"
 
 
-@given(writes=st.lists(st.none() | st.just("pass") | st.integers(0, 100_000), max_size=20))
+def test_what_was_announced_is_taken_when_it_is_written() -> None:
+    corked = Corked()
+    corked.transport.write(b"before")
+    for data in (b"one", b"two"):
+        corked.waiting += data
+        corked.transport.announce(3)
+    assert corked.transport.written == 12
+    assert corked.transport.unsent_bytes == 1012
+    corked.waiting += b"unannounced"
+    corked.turn()
+    assert corked.below.writes == [b"beforeonetwounannounced"]
+    assert corked.transport.written == len(corked.below.writes[0])
+    assert corked.transport.unsent_bytes == 1000
+
+
+def test_what_was_announced_and_has_gone_meanwhile_is_nothing() -> None:
+    corked = Corked()
+    corked.transport.announce(100)
+    corked.turn()
+    assert corked.below.writes == []
+    assert corked.transport.written == 0
+    assert corked.transport.unsent_bytes == 1000
+
+
+STEPS = st.none() | st.sampled_from(["hold", "release"]) | st.integers(-100_000, 100_000)
+
+
+@given(writes=st.lists(STEPS, max_size=20))
 def test_all_is_written_in_order(writes: list[int | str | None]) -> None:
-    corked, expected = Corked(), b""
+    corked, expected, is_held = Corked(), b"", False
     for number, size in enumerate(writes):
         if isinstance(size, str):
-            corked.transport.pass_next()
+            getattr(corked.transport, size)()
+            is_held = size == "hold"
         elif size is None:
             corked.turn()
-            assert b"".join(corked.below.writes) == expected
+            assert is_held or b"".join(corked.below.writes) == expected
         else:
-            corked.transport.write(bytes([number]) * size)
-            expected += bytes([number]) * size
+            data = bytes([number]) * abs(size)
+            expected += data
+            if size < 0:
+                corked.waiting += data
+                corked.transport.announce(len(data))
+            else:
+                corked.transport.write(corked.take() + data)
             assert corked.transport.unsent_bytes < 1000 + (1 << 16)
     corked.transport.close()
     assert b"".join(corked.below.writes) == expected
+    assert corked.transport.written == len(expected)
 
 
 @pytest.mark.parametrize("end", ["abort", "freeze"])

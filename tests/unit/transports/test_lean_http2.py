@@ -527,3 +527,47 @@ def test_a_smaller_table_of_the_server_is_kept_to() -> None:
             assert [(str(name), str(value)) for name, value in request.headers] == REQUEST
             server.send_headers(number, RESPONSE, end_stream=True)
     assert lean._encoder.header_table_size == 0, "it is not made larger again"
+
+
+REQUESTS = st.lists(
+    st.tuples(st.integers(0, 40_000), st.booleans(), st.sampled_from([0, 9000, 20_000])), max_size=8
+)
+
+
+@given(
+    requests=REQUESTS, window=st.sampled_from([0, 1000, 30_000, 1 << 20]), streams=st.integers(0, 6)
+)
+def test_a_whole_request_is_what_its_parts_are(
+    requests: list[tuple[int, bool, int]], window: int, streams: int
+) -> None:
+    whole, parts = new_lean(), new_lean()
+    limits = struct.pack(">HIHI", 3, streams, 4, window)
+    for client in (whole, parts):
+        client.receive_data(raw_frame(SETTINGS, 0, 0, limits))
+        client.data_to_send()
+    for size, is_other, long in requests:
+        headers = [*REQUEST, ("other", "!" * long)] if is_other or long else REQUEST
+        body = bytes(size)
+        number = whole.send_request(headers, body)
+        if number:
+            assert number == parts.get_next_available_stream_id()
+            parts.send_headers(number, headers)
+            parts.send_data(number, body, end_stream=True)
+        assert whole.data_to_send() == parts.data_to_send()
+        assert whole.get_next_available_stream_id() == parts.get_next_available_stream_id()
+        for stream in parts.streams:
+            room = parts.local_flow_control_window(stream)
+            assert whole.local_flow_control_window(stream) == room
+    assert whole.streams.keys() == parts.streams.keys()
+
+
+def test_what_does_not_fit_is_not_sent_as_a_whole() -> None:
+    client = new_lean()
+    client.receive_data(raw_frame(SETTINGS, 0, 0, struct.pack(">HIHI", 3, 1, 4, 1000)))
+    client.data_to_send()
+    assert client.send_request(REQUEST, bytes(1001)) == 0  # more than the window
+    assert client.data_to_send() == b""
+    assert client.send_request(REQUEST, bytes(1000)) == 1
+    assert client.send_request(REQUEST, b"") == 0  # one stream at a time
+    client.receive_data(raw_frame(GOAWAY, 0, 0, bytes(8)))
+    assert client.send_request(REQUEST, b"") == 0

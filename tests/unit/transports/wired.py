@@ -178,4 +178,7 @@ class Wired:
             manager = h2._inbound_flow_control_window_manager
             owed, window = manager._bytes_processed, manager.current_window_size
         assert window == self.server.outbound_flow_control_window
-        return int((1 << 31) - 1 - owed - window)
+        wire = self.connection._wire
+        assert isinstance(wire, DirectWire)
+        noted = wire.unpaid + sum(each.owed for each in self.protocol.exchanges.values())
+        return int((1 << 31) - 1 - owed - noted - window)
