@@ -73,6 +73,7 @@ class UnaryCall:
         """Ends the call, once."""
         on_result, self._on_result = self._on_result, None
         if on_result is not None:
+            self._forget()
             try:
                 on_result(result)
             finally:
@@ -84,7 +85,13 @@ class UnaryCall:
         if self._on_result is not None:
             self._on_result = None
             self.undo()
+            self._forget()
             self._owner.call_ended(self)
+
+    def _forget(self) -> None:
+        # Who is told holds this call, too: circles would be left to the garbage collector.
+        self.undo = _nothing
+        self._on_sent = None
 
 
 class ServerStream:

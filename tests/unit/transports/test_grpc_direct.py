@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from ensync.errors import EnSyncConnectionError, EnSyncError
 from ensync.proto.ensync import EventStreamResponse, PublishEventRequest, PublishEventResponse
 from ensync.transports.base import Outcome
+from ensync.transports.grpc_wire import UnaryCall
 from ensync.transports.message_codec import encoder
 from tests.unit.transports.http2_pair import cut, raw_frame
 from tests.unit.transports.wired import OK, RESPONSE, Wired, message
@@ -708,3 +710,30 @@ def test_losing_the_connection_answers_everybody_once(lean: bool) -> None:
     stream.cancel()
     wired.call()
     failed(wired.results[1], "gone")
+
+
+@BOTH
+@pytest.mark.parametrize("how", ["answered", "cancelled", "lost"])
+def test_calls_leave_nothing_to_the_garbage_collector(lean: bool, how: str) -> None:
+    wired = Wired(lean=lean)
+    before = _unary_calls()
+    told: list[bool] = []
+    call = wired.call(on_sent=told.append)
+    wired.settle()
+    gc.disable()
+    try:
+        if how == "answered":
+            wired.answer(1)
+        elif how == "cancelled":
+            call.cancel()
+        else:
+            wired.connection.lose(EnSyncConnectionError("lost"))
+        wired.settle()
+        del call
+        assert _unary_calls() == before
+    finally:
+        gc.enable()
+
+
+def _unary_calls() -> int:
+    return sum(isinstance(thing, UnaryCall) for thing in gc.get_objects())
