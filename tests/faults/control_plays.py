@@ -1,4 +1,4 @@
-"""A cancellation at each checkpoint of settling by hand, of control calls, and of a reconnect."""
+"""What is cut at each of its checkpoints: settling by hand, control calls, and a reconnect."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ import pytest
 
 import ensync
 from ensync.reading import Verdict
-from ensync.server.local import LocalEngine
-from ensync.testing import Faults
-from tests.conformance.harness import Target, publish_all, take_one, unsettled_by
-from tests.faults.checkpoint_stage import Iterating, Play, Stage, try_each_checkpoint
-from tests.faults.checkpoints import Cut, Way
+from tests.conformance.harness import publish_all, take_one, unsettled_by
+from tests.faults.checkpoint_stage import Iterating, Play, Stage
+from tests.faults.checkpoints import Cut
 from tests.unit.server.grpc_client import until
 
-pytestmark = pytest.mark.anyio
+__all__ = ["CONTROL_PLAYS"]
 
 
 class SettlingInScopes(Play):
@@ -291,7 +289,7 @@ class IteratingWithoutLink(Iterating):
                 self.done.append(event.payload)
 
 
-PLAYS = [
+CONTROL_PLAYS: list[type[Play]] = [
     SettlingInScopes,
     GivingBack,
     FailingInScopes,
@@ -307,20 +305,3 @@ PLAYS = [
     PublishingWithoutLink,
     IteratingWithoutLink,
 ]
-
-each_play = pytest.mark.parametrize("kind", PLAYS, ids=lambda kind: kind.__name__)
-
-
-@each_play
-async def test_a_scope_cancelled_at_each_checkpoint(
-    target: Target, engine: LocalEngine, faults: Faults, kind: type[Play]
-) -> None:
-    await try_each_checkpoint(target, engine, faults, kind, [Way.SUSPENDING, Way.RESUMING])
-
-
-@each_play
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_task_cancelled_at_each_checkpoint(
-    target: Target, engine: LocalEngine, faults: Faults, kind: type[Play]
-) -> None:
-    await try_each_checkpoint(target, engine, faults, kind, [Way.NATIVE, Way.NATIVE_RESUMING])
