@@ -209,7 +209,8 @@ class AcknowledgementPipeline:
                 if not self._waiting or connection is None or len(self._sent) >= MAX_IN_FLIGHT:
                     return
                 link = connection.live_link
-                pending = self._next(link.room)
+                room = link.room
+                pending = self._next(room) if room > 0 else None
                 if pending is None:
                     return
                 self._send(pending, connection, link)
@@ -220,7 +221,7 @@ class AcknowledgementPipeline:
         """What is to be sent next, in turns among the subscriptions that may send."""
         for owner, queue in self._waiting.items():
             sent = self._sent_of[owner]
-            if room <= 0 or (sent and (room == 1 or sent >= _TIMES_WHAT_IS_LEFT * room)):
+            if sent and (room == 1 or sent >= _TIMES_WHAT_IS_LEFT * room):
                 continue
             pending = queue.popleft()
             if queue:
