@@ -1,10 +1,11 @@
 """An engine in a process of its own: ``python killable_engine.py DATA_FILE BACKEND``.
 
-Says its URL in its first line.
+Its first line is JSON that tells its URL, as that of ``ensync serve --json`` does.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 
 import anyio
@@ -14,7 +15,7 @@ from ensync.server.local import LocalEngine
 
 async def main(data: str) -> None:
     async with LocalEngine(data=data) as engine:
-        print(engine.url, flush=True)
+        print(json.dumps({"url": engine.url}), flush=True)
         await anyio.sleep_forever()
 
 

@@ -1,10 +1,15 @@
 """An engine that is killed under load, again and again, keeps every word it has given.
 
+`ensync serve` is killed, and engines in programs, by turns on one file: each has to go on
+with what another has left.
+
 ENSYNC_KILLS says how many times, ENSYNC_KILLS_SEED which moments.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import random
 import sys
@@ -15,6 +20,7 @@ from pathlib import Path
 import anyio
 import anyio.abc
 import pytest
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 import ensync
 from ensync.server.apps import App, AppRegistry
@@ -23,11 +29,15 @@ from ensync.server.sqlite_file import SqliteFile
 from ensync.server.sqlite_tables import Tables
 from ensync.server.store import EventState
 from tests.faults import killable_engine
+from tests.unit.cli.command import COMMAND, environment
+from tests.unit.cli.served import ANY_PORT
 
 pytestmark = pytest.mark.anyio
 
 KILLS = int(os.environ.get("ENSYNC_KILLS", "12"))
 SEED = int(os.environ.get("ENSYNC_KILLS_SEED", "1"))
+
+KINDS = ("command", "asyncio", "trio")
 
 EVENT_NAME = "orders/paid"
 PUBLISHERS = 8
@@ -35,6 +45,7 @@ SETTLERS = 8
 AN_HOUR = 3600.0  # the deferred ones do not come back during the test
 MOST_ANSWERS = 400
 START_LIMIT = 20.0
+LONGEST_LINE = 4096
 ROUND_LIMIT = 30.0
 
 Lost = ensync.EnSyncConnectionError, ensync.EnSyncPublishError, ensync.EnSyncGenericError
@@ -74,15 +85,23 @@ class Ledger:
         return self.published - self.asked
 
 
+def command_of(kind: str, data: Path) -> list[str]:
+    if kind == "command":
+        return [*COMMAND, "serve", *ANY_PORT, "--json", "--data", str(data)]
+    return [sys.executable, killable_engine.__file__, str(data), kind]
+
+
 @asynccontextmanager
-async def engine_process(data: Path, backend: str) -> AsyncIterator[tuple[anyio.abc.Process, str]]:
-    command = [sys.executable, killable_engine.__file__, str(data), backend]
-    async with await anyio.open_process(command, stderr=None) as process:
+async def engine_process(data: Path, kind: str) -> AsyncIterator[tuple[anyio.abc.Process, str]]:
+    async with await anyio.open_process(
+        command_of(kind, data), stderr=None, env=environment()
+    ) as process:
         assert process.stdout is not None
+        output = BufferedByteReceiveStream(process.stdout)
         with anyio.fail_after(START_LIMIT):
-            url = (await process.stdout.receive()).decode().strip()
+            told = json.loads(await output.receive_until(b"\n", LONGEST_LINE))
         try:
-            yield process, url
+            yield process, told["url"]
         finally:
             if process.returncode is None:
                 process.kill()
@@ -144,9 +163,9 @@ async def load(url: str, app: App, ledger: Ledger, rng: random.Random) -> None:
             tasks.start_soon(until_lost, settle, aiter(subscription), ledger, rng)
 
 
-async def run_and_kill(data: Path, app: App, ledger: Ledger, rng: random.Random) -> None:
+async def run_and_kill(kind: str, data: Path, app: App, ledger: Ledger, rng: random.Random) -> None:
     enough = ledger.expect_answers(rng.randint(0, MOST_ANSWERS))
-    async with engine_process(data, rng.choice(["asyncio", "trio"])) as (process, url):
+    async with engine_process(data, kind) as (process, url):
         with anyio.fail_after(ROUND_LIMIT):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(until_lost, load, url, app, ledger, rng)
@@ -176,7 +195,7 @@ async def receive_all(data: Path, app: App, ledger: Ledger) -> None:
     """Every event that was not settled is handed out by an engine that goes on."""
     missing = set(ledger.waiting)
     async with (
-        engine_process(data, "asyncio") as (_, url),
+        engine_process(data, "command") as (_, url),
         connected(url, app) as client,
         client.subscribe(EVENT_NAME, auto_ack=False) as subscription,
     ):
@@ -198,8 +217,8 @@ async def test_nothing_answered_is_lost_by_kills(tmp_path: Path) -> None:
         app = AppRegistry(storage).create("app")
     rng = random.Random(SEED)
     ledger = Ledger()
-    for _ in range(KILLS):
-        await run_and_kill(data, app, ledger, rng)
+    for kind in itertools.islice(itertools.cycle(KINDS), KILLS):
+        await run_and_kill(kind, data, app, ledger, rng)
         check_file(data, ledger)
         assert not ledger.broken_words
     print(f"{KILLS} kills, {ledger.answers} answers, {len(ledger.waiting)} waiting")
