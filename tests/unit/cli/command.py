@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,11 +44,17 @@ def run_command(
 
 @contextmanager
 def started_command(
-    *arguments: str, variables: Mapping[str, str] | None = None, directory: Path | None = None
+    *arguments: str,
+    variables: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    launcher: Sequence[str] = (),
 ) -> Iterator[subprocess.Popen[str]]:
-    """A command that goes on by itself; it is killed at the end, should it still run."""
+    """A command that goes on by itself; it is killed at the end, should it still run.
+
+    A launcher is a program that becomes the command, in surroundings of its making.
+    """
     with subprocess.Popen(
-        [*COMMAND, *arguments],
+        [*launcher, *COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

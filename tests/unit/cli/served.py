@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,8 +48,9 @@ class Served:
 
 
 @contextmanager
-def served(*arguments: str) -> Iterator[Served]:
-    with started_command("serve", *ANY_PORT, "--json", *arguments) as process:
+def served(*arguments: str, launcher: Sequence[str] = ()) -> Iterator[Served]:
+    command = ("serve", *ANY_PORT, "--json", *arguments)
+    with started_command(*command, launcher=launcher) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, process.communicate()[1]
