@@ -83,6 +83,10 @@ def test_it_is_live(tab: Tab, new_engine: Served) -> None:
         tab.wait_for("document.querySelector('#clients').innerText.includes('orders/paid')")
         tab.wait_for(COUNT.format("waiting") + " === '0'")
     tab.wait_for("document.querySelector('#clients').rows.length === 0")
+    publish(new_engine, "offers/flash", 2, {"ttl": 0.001})
+    tab.wait_for(COUNT.format("expired") + " === '2'")
+    queues = tab.evaluate("document.querySelector('#queues').innerText")
+    assert "offers/flash\t0\t0\t0\t0\t2" in queues
     points = "document.querySelector('polyline.{}').points.length > 1"
     for series in ("published", "delivered", "acknowledged"):
         tab.wait_for(points.format(series))

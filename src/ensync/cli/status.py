@@ -22,9 +22,18 @@ from ensync.cli.settings import ADMIN_URL
 
 __all__ = ["status_command"]
 
-QUEUE_COLUMNS = ("waiting", "in flight", "deferred", "acknowledged", "discarded")
-QUEUE_FIELDS = ("waiting", "leased", "deferred", "acknowledged", "discarded")
-SHOWN_COUNTS = ("published", "delivered", "redelivered", "acknowledged", "deferred", "discarded")
+# Short, so that names have room beside them in a terminal of 80 columns.
+QUEUE_COLUMNS = ("waiting", "in flight", "deferred", "acked", "discarded", "expired")
+QUEUE_FIELDS = ("waiting", "leased", "deferred", "acknowledged", "discarded", "expired")
+SHOWN_COUNTS = (
+    "published",
+    "delivered",
+    "redelivered",
+    "acknowledged",
+    "deferred",
+    "discarded",
+    "expired",
+)
 
 
 def status_command(

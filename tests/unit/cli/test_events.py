@@ -100,7 +100,7 @@ def test_status_for_people(engine: Served) -> None:
     done = engine.run("status")
     assert done.returncode == 0
     (row,) = [line for line in done.stdout.splitlines() if "waiting/for/somebody" in line]
-    assert row.split() == ["first-app", "waiting/for/somebody", "1", "0", "0", "0", "0"]
+    assert row.split() == ["first-app", "waiting/for/somebody", "1", "0", "0", "0", "0", "0"]
 
 
 @pytest.mark.parametrize(

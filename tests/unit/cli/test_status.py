@@ -14,22 +14,29 @@ from ensync.cli import status as status_module
 from ensync.cli.admin_client import AdminClient
 from tests.unit.cli.in_process import invoke
 
-COUNTS = ("published", "delivered", "redelivered", "acknowledged", "deferred", "discarded")
 STATUS: dict[str, object] = {
     "url": "grpc://127.0.0.1:50051",
     "websocket_url": "ws://127.0.0.1:8082",
-    "statistics": dict.fromkeys(COUNTS, 1_234_567),
+    "statistics": dict.fromkeys(status_module.SHOWN_COUNTS, 1_234_567),
     "queues": [],
     "clients": [],
 }
+QUEUE = {
+    "app": "shop",
+    "app_id": "shop's",
+    "event_name": "orders/paid",
+    "waiting": 1,
+    "leased": 2,
+    "deferred": 3,
+    "acknowledged": 4,
+    "discarded": 5,
+    "expired": 6,
+}
+URL = "http://127.0.0.1:1/token"
 
 
-@pytest.mark.parametrize(("is_terminal", "looks"), [(True, 1), (False, 3)])
-def test_nothing_is_cut_at_the_edge_of_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, is_terminal: bool, looks: int
-) -> None:
-    screen = io.StringIO()
-    console = Console(
+def terminal(screen: io.StringIO, *, is_terminal: bool = True) -> Console:
+    return Console(
         file=screen,
         force_terminal=is_terminal,
         width=80,
@@ -38,6 +45,14 @@ def test_nothing_is_cut_at_the_edge_of_a_terminal(
         color_system=None,
         _environ={"TERM": "xterm"},
     )
+
+
+@pytest.mark.parametrize(("is_terminal", "looks"), [(True, 1), (False, 3)])
+def test_nothing_is_cut_at_the_edge_of_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool, looks: int
+) -> None:
+    screen = io.StringIO()
+    console = terminal(screen, is_terminal=is_terminal)
     asked = 0
 
     def ask(_client: AdminClient, _method: str, _what: str) -> Any:
@@ -49,10 +64,9 @@ def test_nothing_is_cut_at_the_edge_of_a_terminal(
 
     monkeypatch.setattr(AdminClient, "ask", ask)
     monkeypatch.setattr(status_module, "out", console)
-    url = "http://127.0.0.1:1/token"
-    done = invoke("status", "--watch", "--interval", "0.1", "--admin-url", url)
+    done = invoke("status", "--watch", "--interval", "0.1", "--admin-url", URL)
     assert (done.returncode, asked) == (0, looks + 1)
-    assert screen.getvalue().count("1,234,567 discarded") == looks
+    assert screen.getvalue().count("1,234,567 expired") == looks
     assert screen.getvalue().count("1,234,567 deferred") == looks
 
 
@@ -74,10 +88,20 @@ def test_an_interrupt_that_python_drops_ends_it_too(monkeypatch: pytest.MonkeyPa
         return STATUS
 
     monkeypatch.setattr(AdminClient, "ask", ask)
-    url = "http://127.0.0.1:1/token"
-    done = invoke("status", "--watch", "--json", "--interval", "86400", "--admin-url", url)
+    done = invoke("status", "--watch", "--json", "--interval", "86400", "--admin-url", URL)
     assert (done.returncode, asked) == (0, 1)
     assert done.stdout.count("\n") == 1
+
+
+def test_what_has_become_of_events_is_told_for_each_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(AdminClient, "ask", lambda *_: STATUS | {"queues": [QUEUE]})
+    monkeypatch.setattr(status_module, "out", terminal(screen))
+    assert invoke("status", "--admin-url", URL).returncode == 0
+    headings = "app event name waiting in flight deferred acked discarded expired"
+    rows = [line.split() for line in screen.getvalue().splitlines()]
+    assert headings.split() in rows
+    assert ["shop", "orders/paid", "1", "2", "3", "4", "5", "6"] in rows
 
 
 @pytest.mark.parametrize("interval", ["inf", "nan", "0", "x", "1e9"])

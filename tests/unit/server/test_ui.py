@@ -199,7 +199,7 @@ async def test_it_shows_what_is_in_the_clear_and_nothing_else() -> None:
     assert (queue["app"], queue["event_name"], queue["waiting"]) == ("shop", f"a/{SCRIPT}", 1)
     (shown,) = state["clients"]["shown"]
     assert shown["subscriptions"]["shown"] == [{"event_name": "b", "paused": True}]
-    assert state["totals"] == {"waiting": 1, "leased": 0, "deferred": 0, "discarded": 0}
+    assert {name for name, count in state["totals"].items() if count} == {"waiting"}
     secrets = [app.app_key, app.secret_key, connected.client_id, found.stored.event.payload]
     for secret in [*secrets, "never to be seen", "marker"]:
         assert secret not in text

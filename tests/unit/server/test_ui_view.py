@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from ensync.server.local import LocalEngine
@@ -125,6 +127,19 @@ async def test_counting_takes_a_twentieth_of_the_time_at_most(takes: float) -> N
         store.now += 0.25
     assert store.counted * takes <= 220 / 20 + takes
     assert store.counted >= 200 / (1.25 + 21.25 * takes)
+
+
+async def test_what_nobody_settled_in_time_is_counted() -> None:
+    async with LocalEngine() as engine:
+        view = View(engine, lambda: 0.0)
+        await engine.broker.store.append(event(1, ttl_ms=1).event)
+        with anyio.fail_after(5):
+            while not engine.statistics().expired:
+                await anyio.lowlevel.checkpoint()
+        state = await view.show()
+    (queue,) = state["queues"]["shown"]
+    assert (queue["waiting"], queue["expired"]) == (0, 1)
+    assert (state["totals"]["waiting"], state["totals"]["expired"]) == (0, 1)
 
 
 async def test_what_is_sent_is_bounded() -> None:

@@ -85,7 +85,7 @@ function showNote(id, list, what) {
 }
 
 function queueCells(queue) {
-  const counts = ["waiting", "leased", "deferred", "discarded"].map((field) => ({
+  const counts = ["waiting", "leased", "deferred", "discarded", "expired"].map((field) => ({
     text: number.format(queue[field]),
     kind: queue[field] === 0 ? "zero" : "",
   }));

@@ -80,6 +80,7 @@ def _totals(counts: list[QueueCounts]) -> dict[str, int]:
         "leased": sum(queue.leased for queue in counts),
         "deferred": sum(queue.deferred for queue in counts),
         "discarded": sum(queue.discarded for queue in counts),
+        "expired": sum(queue.expired for queue in counts),
     }
 
 
@@ -103,6 +104,7 @@ def _queue(queue: QueueCounts, names: _Names) -> dict[str, Any]:
         "leased": queue.leased,
         "deferred": queue.deferred,
         "discarded": queue.discarded,
+        "expired": queue.expired,
     }
 
 
