@@ -95,7 +95,11 @@ def test_an_interrupt_that_python_drops_ends_it_too(monkeypatch: pytest.MonkeyPa
 
 def test_what_has_become_of_events_is_told_for_each_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(AdminClient, "ask", lambda *_: STATUS | {"queues": [QUEUE]})
+
+    def ask(_client: AdminClient, _method: str, _what: str) -> Any:
+        return STATUS | {"queues": [QUEUE]}
+
+    monkeypatch.setattr(AdminClient, "ask", ask)
     monkeypatch.setattr(status_module, "out", terminal(screen))
     assert invoke("status", "--admin-url", URL).returncode == 0
     headings = "app event name waiting in flight deferred acked discarded expired"
