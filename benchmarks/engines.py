@@ -160,9 +160,13 @@ class LocalEngineProcess(Engine):
     def stream(
         self, count: int, size: int = 250, *, rate: float = 0, group: str = "-"
     ) -> EventStream:
-        name = f"benchmark/consume/{next(self._numbers)}"
+        name = self.new_name("consume")
         self.fill(name, _and_one_more(count), size)
         return EventStream(name, count)
+
+    def new_name(self, kind: str) -> str:
+        """An event name that has no events yet."""
+        return f"benchmark/{kind}/{next(self._numbers)}"
 
     def fill(self, name: str, count: int, size: int = 250) -> None:
         """Puts events into a queue."""

@@ -16,13 +16,16 @@ import anyio
 from benchmarks.clients.payloads import make_payloads
 from ensync.crypto import seal
 from ensync.server.local import LocalEngine
+from ensync.server.memory import MemoryStore
 from ensync.server.store import NewEvent, QueueKey
 
 RECIPIENTS = 50
+# Backlogs of a million events are measured, several of them in one run.
+ROOM = 16 << 30
 
 
 async def serve() -> None:
-    async with LocalEngine() as engine:
+    async with LocalEngine(store=MemoryStore(max_bytes=ROOM)) as engine:
         apps = [engine.create_app(f"app-{number}") for number in range(RECIPIENTS)]
         ready = {
             "url": engine.url,

@@ -7,7 +7,7 @@ import os
 import selectors
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ class TalkingProcess:
         self._selector.close()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended by itself, which was told when it was asked
+            self._process.stdin.close()
         try:
             self._process.wait(QUIT_TIMEOUT)
         except subprocess.TimeoutExpired:

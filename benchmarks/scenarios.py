@@ -273,7 +273,7 @@ def _backlog_section(largest: int) -> Section:
     def publish(backlog: int) -> MakeJob:
         def make_job(engine: Engine) -> Job:
             assert isinstance(engine, LocalEngineProcess)
-            name = f"benchmark/backlog/{backlog}"
+            name = engine.new_name("backlog")
             engine.fill(name, backlog)
             return engine.job(
                 "publish_in_flight", event_name=name, count=measured, warmup=100, in_flight=64

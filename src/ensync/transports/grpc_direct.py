@@ -1,8 +1,8 @@
 """Calls and streams straight on grpclib's connection, without a task for each.
 
-grpclib's connection hands what arrives on a stream to whatever is registered for
-the stream's number, by a handful of attributes. Here small objects of our own are
-registered, which answer a call or deliver a message in the same turn of the loop.
+In place of grpclib's Stream objects, small objects of our own are registered for the
+streams' numbers, which answer a call or deliver a message in the same turn of the loop.
+What grpclib tells of a stream beyond its frames, it tells them by a few attributes.
 
 This leans on names that grpclib does not document; all of them are in this module
 and in ``grpc_protocol``. ``grpc_plain`` does the same by the public API alone.
