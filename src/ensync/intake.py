@@ -322,7 +322,7 @@ class Intake:
 
     async def _wait_for_change(self) -> None:
         if self._changed is None:
-            self._changed = anyio.Event()
+            self._changed = self._session.make_event()
         self._since_checkpoint = 0
         await self._changed.wait()
 

@@ -81,7 +81,7 @@ class Session:
         self._state = ClientState.CONNECTING
         self._changed = anyio.Event()
         # That of the event loop, which anyio.Event() would look up each time.
-        self._make_event = type(self._changed)
+        self.make_event = type(self._changed)
         self.clock = current_clock()
         self._deadlines = Deadlines()
         self._decisions = self._new_decisions()
@@ -290,7 +290,7 @@ class Session:
 
     async def exchange(self, connection: Connection, request: Request, deadline: float) -> Answer:
         """Sends a request once and waits for its answer, until the deadline."""
-        wait = _Wait(self._make_event())
+        wait = _Wait(self.make_event())
         call = connection.live_link.send(request, wait.answered)
         timer = self._deadlines.add(deadline, wait.over.set)
         try:
