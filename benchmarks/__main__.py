@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +30,19 @@ class Run(NamedTuple):
     results: list[Results]
     wire: dict[str, dict[int, float]]
     notes: list[str]
+    machine: Mapping[str, str]
+
+    @classmethod
+    def kept_in(cls, path: Path) -> Run:
+        """An earlier one."""
+        kept = json.loads(path.read_text())
+        known = {section.key: section for section in sections(full=True)}
+        results = [Results.from_json(each, known[each["section"]]) for each in kept["sections"]]
+        wire = {
+            client: {int(recipients): size for recipients, size in sizes.items()}
+            for client, sizes in kept["wire_bytes"].items()
+        }
+        return cls(results, wire, kept["notes"], kept["machine"])
 
     def tables(self) -> list[Table]:
         made = [table for results in self.results for table in section_tables(results)]
@@ -41,7 +54,7 @@ class Run(NamedTuple):
     def as_json(self) -> str:
         return json.dumps(
             {
-                "machine": describe_machine(),
+                "machine": self.machine,
                 "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "notes": self.notes,
                 "sections": [results.as_json() for results in self.results],
@@ -53,16 +66,17 @@ class Run(NamedTuple):
 
 def main() -> None:
     options = _parse()
-    run = _measure(_chosen(options), options)
+    run = Run.kept_in(options.kept) if options.kept else _measure(_chosen(options), options)
     tables = run.tables()
     for table in tables:
         show(table)
     for note in run.notes:
         print(f"Note: {note}")
     pictures = draw_all(run.results)
-    _keep(run, pictures, options.output)
+    if not options.kept:
+        _keep(run, pictures, options.output)
     if options.docs:
-        write_document(tables, pictures, run.notes, describe_machine())
+        write_document(tables, pictures, run.notes, run.machine)
 
 
 def _parse() -> argparse.Namespace:
@@ -85,6 +99,12 @@ def _parse() -> argparse.Namespace:
         help="where the results and the pictures go",
     )
     parser.add_argument(
+        "--kept",
+        type=Path,
+        metavar="FILE",
+        help="show what an earlier run has kept, and run nothing",
+    )
+    parser.add_argument(
         "--docs", action="store_true", help="put them into docs/performance.md and docs/plots too"
     )
     return parser.parse_args()
@@ -103,7 +123,7 @@ def _measure(chosen: Sequence[Section], options: argparse.Namespace) -> Run:
         results = [bench.run(section, options.rounds, step) for section in chosen]
         wire = count_wire_bytes(bench, step) if WIRE in options.only else {}
         step("done")
-    return Run(results, wire, notes)
+    return Run(results, wire, notes, describe_machine())
 
 
 def _steps(chosen: Sequence[Section], options: argparse.Namespace) -> int:

@@ -44,14 +44,20 @@ class Results:
     def ratio(self, scenario: str, contender: str, metric: Metric) -> Spread | None:
         """How many times better than the baseline, round by round.
 
-        Where a contender is its own baseline: how many times its first scenario's cost.
+        Where a contender is its own baseline: how many times the cost of the scenario that
+        this one is compared with.
         """
         mine = self.values(scenario, contender, metric)
         baseline = self.section.baseline
         if baseline is None:
-            first = self.section.scenarios[0].key
+            first = self._compared_with(scenario)
             return _ratios(mine, self.values(first, contender, metric), lambda a, b: a / b)
         return _ratios(mine, self.values(scenario, baseline, metric), lambda a, b: b / a)
+
+    def _compared_with(self, scenario: str) -> str:
+        scenarios = self.section.scenarios
+        named = next((each.compared_with for each in scenarios if each.key == scenario), "")
+        return named or scenarios[0].key
 
     def server_load(self, scenario: str) -> tuple[str, float] | None:
         """The contender that kept the server busiest, and which part of the time it was busy."""
@@ -63,6 +69,15 @@ class Results:
             if key == scenario and any(m.server_cpu is not None for m in measurements)
         }
         return max(loads.items(), key=lambda load: load[1]) if loads else None
+
+    @classmethod
+    def from_json(cls, kept: dict[str, Any], section: Section) -> Results:
+        """What :meth:`as_json` made of a section."""
+        results = cls(section)
+        for entry in kept["measured"]:
+            for measured in entry["rounds"]:
+                results.add(entry["scenario"], entry["contender"], Measurement(**measured))
+        return results
 
     def as_json(self) -> dict[str, Any]:
         return {

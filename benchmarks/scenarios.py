@@ -26,13 +26,19 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One thing that every contender of a section is made to do."""
+    """One thing that every contender of a section is made to do.
+
+    Attributes:
+        compared_with: In a section without a baseline, the scenario that its cost is a
+            multiple of; the first one, if it is empty.
+    """
 
     key: str
     title: str
     make_job: MakeJob
     metrics: tuple[Metric, ...]
     needs_neutral: bool = False
+    compared_with: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +48,7 @@ class Section:
     Attributes:
         engine: What it is measured against.
         baseline: The contender that the ratios refer to. None: each contender's own
-            result in the first scenario.
+            result in the first scenario, or in the one that a scenario is compared with.
         rounds: At most this many; None for as many as were asked for.
         fresh: Whether each measurement has a process of its own.
     """
@@ -303,7 +309,13 @@ def _backlog_section(largest: int) -> Section:
                 for n in sizes
             ),
             *(
-                Scenario(f"backlog-consume-{n}", f"consume, {n:,}", consume(n), (PER_EVENT,))
+                Scenario(
+                    f"backlog-consume-{n}",
+                    f"consume, {n:,}",
+                    consume(n),
+                    (PER_EVENT,),
+                    compared_with="backlog-consume-0",
+                )
                 for n in sizes
             ),
         ),
