@@ -6,7 +6,7 @@ then: others' go on, and the link keeps room for everything else.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -76,8 +76,10 @@ class AcknowledgementPipeline:
         self._connection: Connection | None = None
         self._waiting: OrderedDict[Acknowledger, deque[_Pending]] = OrderedDict()
         self._sent: dict[_Pending, _Sent] = {}
-        self._sent_of: Counter[Acknowledger] = Counter()
-        self._unconfirmed_of: Counter[Acknowledger] = Counter()
+        # No Counters: what is zero in one is looked up in Python, and with many subscriptions
+        # nearly all of these are.
+        self._sent_of: dict[Acknowledger, int] = {}
+        self._unconfirmed_of: dict[Acknowledger, int] = {}
         self._changed: anyio.Event | None = None
         self._pumping = False
         self._closed = False
@@ -85,16 +87,16 @@ class AcknowledgementPipeline:
 
     @property
     def unconfirmed(self) -> int:
-        return self._unconfirmed_of.total()
+        return sum(self._unconfirmed_of.values())
 
     def crowded(self, owner: Acknowledger) -> bool:
         """Whether a subscription's loops should wait for its acknowledgements."""
-        return self._unconfirmed_of[owner] >= MAX_UNCONFIRMED
+        return self._unconfirmed_of.get(owner, 0) >= MAX_UNCONFIRMED
 
     def add(self, owner: Acknowledger, key: EventKey) -> None:
         """Acknowledges one event, now or as soon as there is a link."""
         self._wait_in_turn(_Pending(owner, key))
-        self._unconfirmed_of[owner] += 1
+        _add(self._unconfirmed_of, owner, 1)
         self._pump()
 
     def _wait_in_turn(self, pending: _Pending) -> None:
@@ -159,11 +161,11 @@ class AcknowledgementPipeline:
         return unconfirmed
 
     def unconfirmed_of(self, owner: Acknowledger) -> int:
-        return self._unconfirmed_of[owner]
+        return self._unconfirmed_of.get(owner, 0)
 
     async def wait_until_confirmed(self, owner: Acknowledger) -> None:
         """Waits until nothing of this subscription is unconfirmed, as long as that may be."""
-        while self._unconfirmed_of[owner] and not self._closed:
+        while owner in self._unconfirmed_of and not self._closed:
             await self._wait_for_change()
 
     async def wait_until_all_confirmed(self) -> None:
@@ -178,14 +180,7 @@ class AcknowledgementPipeline:
 
     def _no_longer_sent(self, pending: _Pending) -> None:
         del self._sent[pending]
-        self._sent_of[pending.owner] -= 1
-        if not self._sent_of[pending.owner]:
-            del self._sent_of[pending.owner]
-
-    def _confirmed(self, owner: Acknowledger) -> None:
-        self._unconfirmed_of[owner] -= 1
-        if not self._unconfirmed_of[owner]:
-            del self._unconfirmed_of[owner]
+        _add(self._sent_of, pending.owner, -1)
 
     async def _wait_for_change(self) -> None:
         if self._changed is None:
@@ -220,7 +215,7 @@ class AcknowledgementPipeline:
     def _next(self, room: int) -> _Pending | None:
         """What is to be sent next, in turns among the subscriptions that may send."""
         for owner, queue in self._waiting.items():
-            sent = self._sent_of[owner]
+            sent = self._sent_of.get(owner, 0)
             if sent and (room == 1 or sent >= _TIMES_WHAT_IS_LEFT * room):
                 continue
             pending = queue.popleft()
@@ -242,7 +237,7 @@ class AcknowledgementPipeline:
 
         call = link.send(request, on_reply)
         self._sent[pending] = _Sent(pending, call, self._clock() + self._timeout)
-        self._sent_of[pending.owner] += 1
+        _add(self._sent_of, pending.owner, 1)
         if answers:
             self._answered(pending, connection, answers[0])
 
@@ -259,10 +254,19 @@ class AcknowledgementPipeline:
             return
         connection.was_useful = True
         self.answered += 1
-        self._confirmed(pending.owner)
+        _add(self._unconfirmed_of, pending.owner, -1)
         if means_done(answer):
             pending.owner.acknowledged(pending.key)
         else:
             pending.owner.acknowledgement_refused(pending.key, answer.message)
         self._notify()
         self._pump()
+
+
+def _add(counts: dict[Acknowledger, int], owner: Acknowledger, number: int) -> None:
+    """Counts up or down; what is zero is left out."""
+    count = counts.get(owner, 0) + number
+    if count:
+        counts[owner] = count
+    else:
+        counts.pop(owner, None)
