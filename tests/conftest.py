@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import sys
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -23,6 +24,11 @@ from ensync.transports import bridge
 
 # Some tests import it before ensync does. On asyncio they are to run on asyncio all the same.
 bridge._leave_asyncio_programs_alone()
+
+# A run in the background of a script may have been told to ignore Ctrl-C. Commands that tests
+# start would inherit that, and some are there to be interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A slow machine is not a failure; pytest-timeout bounds every test.
 hypothesis.settings.register_profile("ensync", deadline=None, max_examples=50)
