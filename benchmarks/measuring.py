@@ -45,11 +45,10 @@ class Bench:
     def run(self, section: Section, rounds: int, progress: Progress) -> Results:
         """Measures a section. One contender's failure does not stop the others."""
         results = Results(section)
-        for scenario in section.scenarios:
-            for number in range(rounds_of(section, rounds)):
-                for contender in _in_turn(section.contenders, number):
-                    progress(f"{scenario.title}: {contender.title}")
-                    self._measure(results, scenario, contender)
+        for scenario, number in _order(section, rounds_of(section, rounds)):
+            for contender in _in_turn(section.contenders, number):
+                progress(f"{scenario.title}: {contender.title}")
+                self._measure(results, scenario, contender)
         return results
 
     def _measure(self, results: Results, scenario: Scenario, contender: Contender) -> None:
@@ -106,6 +105,13 @@ class Bench:
 def rounds_of(section: Section, rounds: int) -> int:
     """How many rounds a section has in a run of so many."""
     return rounds if section.rounds is None else min(rounds, section.rounds)
+
+
+def _order(section: Section, rounds: int) -> list[tuple[Scenario, int]]:
+    """What is compared stands close together: a machine is not equally fast all the time."""
+    if section.baseline is None:
+        return [(scenario, number) for number in range(rounds) for scenario in section.scenarios]
+    return [(scenario, number) for scenario in section.scenarios for number in range(rounds)]
 
 
 def _in_turn(keys: tuple[str, ...], number: int) -> list[Contender]:
