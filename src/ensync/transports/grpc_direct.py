@@ -84,7 +84,7 @@ class DirectWire(Wire):
 
     def writable(self) -> bool:
         # A GOAWAY may have been read together with what is being told of now.
-        return self._protocol.writable and not getattr(self._h2, "is_closed", False)
+        return self._connection.write_ready.is_set() and not getattr(self._h2, "is_closed", False)
 
     def start_call(self, call: UnaryCall) -> None:
         exchange = _CallExchange(self, call)

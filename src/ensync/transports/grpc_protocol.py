@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import anyio
 from grpclib.client import Channel
@@ -56,6 +56,7 @@ _PASSED_OVER = (AlternativeServiceAvailable, InformationalResponseReceived, Unkn
 _UNREAD_ANSWERS = 1000
 _PING = b"ensync  "
 
+_Processors: TypeAlias = dict[type[Any], Callable[[Any], None]]
 CallSoon = Callable[[Callable[[], object]], None]
 
 
@@ -129,7 +130,6 @@ class ClientProtocol(H2Protocol):
         self._reason = "closed by the engine"
         self._cause: BaseException | None = None
         self.closed = anyio.Event()
-        self.writable = True
         self.on_refused: Callable[[int], object] = _pass_over
         config = Configuration(
             http2_connection_window_size=CONNECTION_WINDOW, http2_stream_window_size=STREAM_WINDOW
@@ -152,6 +152,8 @@ class ClientProtocol(H2Protocol):
         else:
             super().connection_made(self._transport)
         self._transport.source = self.h2.data_to_send
+        # Kept, since grpclib drops them when it closes; what was read with that may still come.
+        self._processors = cast("_Processors", self.processor.processors)
         self._processors.update(dict.fromkeys(_PASSED_OVER, _pass_over))
         self._listen(RemoteSettingsChanged, self._settings_changed)
         self._listen(RemoteSettingsChanged, self._answered)
@@ -184,10 +186,6 @@ class ClientProtocol(H2Protocol):
     def take_over(self, processors: Mapping[type[Event], Callable[[Any], None]]) -> None:
         """Has events processed in other ways than grpclib's."""
         self._processors.update(processors)
-
-    @property
-    def _processors(self) -> dict[type[Any], Callable[[Any], None]]:
-        return cast("dict[type[Any], Callable[[Any], None]]", self.processor.processors)
 
     def _answered(self, _event: object) -> None:
         # Where nobody reads the answers, they pile up.
@@ -272,11 +270,10 @@ class ClientProtocol(H2Protocol):
                 self._transport.release()
 
     def _process(self, events: list[Event]) -> None:
-        processors = self._processors
         for event in events:
             if self._over:
                 return
-            process = processors.get(event.__class__)
+            process = self._processors.get(event.__class__)
             if process is None:
                 raise NotImplementedError(event)
             process(event)
@@ -296,13 +293,8 @@ class ClientProtocol(H2Protocol):
         self.ended()
         return False
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self.writable = False
-
     def resume_writing(self) -> None:
         super().resume_writing()
-        self.writable = True
         self._owner.start_waiting()
 
     @property

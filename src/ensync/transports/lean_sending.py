@@ -109,9 +109,8 @@ class LeanSender:
         self.streams[stream_id] = LeanStream(
             self._initial_out_window, self._initial_in_window, end_stream
         )
-        self._send_block(END_STREAM if end_stream else 0, stream_id, self._encoder.encode(headers))
-
-    def _send_block(self, flags: int, stream_id: int, block: bytes) -> None:
+        block = self._encoder.encode(headers)
+        flags = END_STREAM if end_stream else 0
         limit = self.max_outbound_frame_size
         if len(block) <= limit:
             self._out.append(frame(HEADERS, flags | END_HEADERS, stream_id, block))
@@ -123,7 +122,7 @@ class LeanSender:
             self._out.append(frame(CONTINUATION, last, stream_id, part))
 
     def send_request(self, headers: Headers, body: bytes) -> int:
-        """Sends a whole request, for less than its headers and its body one by one.
+        """Sends a whole request where its headers and its body can go at once.
 
         Returns:
             The number of its stream; 0 if it can't be sent as a whole now. Then nothing was.
@@ -136,12 +135,8 @@ class LeanSender:
             or size > min(self._out_window, self._initial_out_window, self.max_outbound_frame_size)
         ):
             return 0
-        self._next_stream_id = stream_id + 2
-        stream = LeanStream(self._initial_out_window - size, self._initial_in_window, True)
-        self.streams[stream_id] = stream
-        self._out_window -= size
-        self._send_block(0, stream_id, self._encoder.encode(headers))
-        self._out.append(frame(DATA, END_STREAM, stream_id, body))
+        self.send_headers(stream_id, headers)
+        self.send_data(stream_id, body, end_stream=True)
         return stream_id
 
     def local_flow_control_window(self, stream_id: int) -> int:

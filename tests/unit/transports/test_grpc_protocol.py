@@ -53,7 +53,6 @@ def parameters(function: Any) -> list[str]:
         (H2Protocol.__init__, ["self", "handler", "config", "h2_config"]),
         (H2Protocol.connection_made, ["self", "transport"]),
         (H2Protocol.data_received, ["self", "data"]),
-        (H2Protocol.pause_writing, ["self"]),
         (H2Protocol.resume_writing, ["self"]),
         (H2Protocol.connection_lost, ["self", "exc"]),
         (EventsProcessor.__init__, ["self", "handler", "connection"]),
