@@ -15,6 +15,7 @@ from ensync.reading import Verdict
 from tests.conformance.harness import publish_all, take_one, unsettled_by
 from tests.faults.checkpoint_stage import Iterating, Play, Stage
 from tests.faults.checkpoints import Cut
+from tests.faults.delivery_plays import Handling
 from tests.unit.server.grpc_client import until
 
 __all__ = ["CONTROL_PLAYS"]
@@ -98,33 +99,19 @@ class RejectingInScopes(Rejecting):
                 await fail()
 
 
-class HandlingWithFailures(Play):
+class HandlingWithFailures(Handling):
     """Each handler fails at first."""
 
-    async def act(self, cut: Cut) -> None:
-        failed: list[int] = []
-        all_done = anyio.Event()
+    delay = 0.0
 
-        async def handle(event: ensync.Event[int]) -> None:
-            if event.payload not in failed:
-                failed.append(event.payload)
-                await fail()
-            await anyio.lowlevel.checkpoint()
-            self.started.append(event.payload)
-            self.done.append(event.payload)
-            if len(self.done) == 3:
-                all_done.set()
+    async def prepare(self) -> None:
+        await super().prepare()
+        self.failed: list[int] = []
 
-        async def end_when_done() -> None:
-            await all_done.wait()
-            await subscription.unsubscribe()
-
-        async with (
-            self.stage.client.subscribe(self.name) as subscription,
-            anyio.create_task_group() as tasks,
-        ):
-            tasks.start_soon(end_when_done)
-            await subscription.for_each(handle, concurrency=2, delay=0)
+    async def begin_to_handle(self, event: ensync.Event[int]) -> None:
+        if event.payload not in self.failed:
+            self.failed.append(event.payload)
+            await fail()
 
 
 class Pausing(Iterating):

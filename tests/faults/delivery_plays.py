@@ -11,7 +11,7 @@ from tests.conformance.harness import publish_all
 from tests.faults.checkpoint_stage import Iterating, Play
 from tests.faults.checkpoints import Cut
 
-__all__ = ["DELIVERY_PLAYS"]
+__all__ = ["DELIVERY_PLAYS", "Handling"]
 
 
 class Leaving(Iterating):
@@ -36,10 +36,16 @@ class AcknowledgingByHand(Play):
 
 
 class Handling(Play):
+    delay = 5.0  # seconds, of an event whose handler fails
+
+    async def begin_to_handle(self, event: ensync.Event[int]) -> None:
+        """May fail."""
+
     async def act(self, cut: Cut) -> None:
         all_done = anyio.Event()
 
         async def handle(event: ensync.Event[int]) -> None:
+            await self.begin_to_handle(event)
             await anyio.lowlevel.checkpoint()
             self.started.append(event.payload)
             self.done.append(event.payload)
@@ -55,7 +61,7 @@ class Handling(Play):
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(end_when_done)
-            await subscription.for_each(handle, concurrency=2)
+            await subscription.for_each(handle, concurrency=2, delay=self.delay)
 
 
 class WholeProgram(Iterating):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ensync.errors import EnSyncConnectionError, EnSyncError
 from ensync.proto.ensync import EventStreamResponse, PublishEventRequest, PublishEventResponse
 from ensync.transports.base import Outcome
+from ensync.transports.grpc_direct import WORTH_A_CREDIT, DirectWire
 from ensync.transports.grpc_wire import UnaryCall
 from ensync.transports.message_codec import encoder
 from tests.unit.transports.http2_pair import cut, raw_frame
@@ -630,6 +631,21 @@ def test_no_window_is_lost_over_10_000_streams(lean: bool) -> None:
         assert not wired.protocol.h2.streams
 
 
+@BOTH
+def test_what_calls_have_taken_of_the_window_is_given_back_after_their_end(lean: bool) -> None:
+    wired = Wired(lean=lean)
+    size = WORTH_A_CREDIT // 8
+    for _ in range(20):
+        wired.call()
+        wired.settle()
+        wired.answer(wired.last, bytes(size))
+        wired.settle()
+        assert wired.window_owed == 0
+    wire = wired.connection._wire
+    assert isinstance(wire, DirectWire)
+    assert wire.unpaid <= WORTH_A_CREDIT
+
+
 def _one_of_many(wired: Wired, kind: int) -> None:
     exchange: Any = wired.stream() if kind < 5 else wired.call()
     wired.settle()
@@ -712,24 +728,33 @@ def test_losing_the_connection_answers_everybody_once(lean: bool) -> None:
     failed(wired.results[1], "gone")
 
 
+class Holder:
+    """Whoever is told of a call, and holds it."""
+
+    call: UnaryCall
+
+    def told(self, _sent: bool) -> None:
+        """The call has left."""
+
+
 @BOTH
 @pytest.mark.parametrize("how", ["answered", "cancelled", "lost"])
 def test_calls_leave_nothing_to_the_garbage_collector(lean: bool, how: str) -> None:
     wired = Wired(lean=lean)
     before = _unary_calls()
-    told: list[bool] = []
-    call = wired.call(on_sent=told.append)
+    holder = Holder()
+    holder.call = wired.call(on_sent=holder.told)
     wired.settle()
     gc.disable()
     try:
         if how == "answered":
             wired.answer(1)
         elif how == "cancelled":
-            call.cancel()
+            holder.call.cancel()
         else:
             wired.connection.lose(EnSyncConnectionError("lost"))
         wired.settle()
-        del call
+        del holder
         assert _unary_calls() == before
     finally:
         gc.enable()
