@@ -15,9 +15,10 @@ import anyio
 from ensync.connection import Connection
 from ensync.errors import EnSyncError
 from ensync.ledger import EventKey
+from ensync.settling_answers import means_done
 from ensync.transports.base import Acknowledge, Call, Link, Outcome
 
-__all__ = ["AcknowledgementPipeline", "Acknowledger", "means_done"]
+__all__ = ["AcknowledgementPipeline", "Acknowledger"]
 
 # Requests on the wire at a time: more do not go faster.
 MAX_IN_FLIGHT = 128
@@ -26,16 +27,6 @@ MAX_UNCONFIRMED = 1_024
 # A subscription may have so many times as many on the wire as there are places left: one
 # alone gets most of them, and however many have no answers, there is one left for the next.
 _TIMES_WHAT_IS_LEFT = 4
-
-_SETTLED_WORDS = ("already", "duplicate", "acknowledged")
-
-
-def means_done(outcome: Outcome) -> bool:
-    """Whether an answer to an acknowledgement says that the event is settled (PROTOCOL 3)."""
-    if outcome.success:
-        return True
-    text = outcome.message.lower()
-    return any(word in text for word in _SETTLED_WORDS)
 
 
 class Acknowledger(Protocol):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
-from ensync.acknowledgements import means_done
 from ensync.connection import Connection
 from ensync.errors import (
     EnSyncError,
@@ -18,6 +17,7 @@ from ensync.ledger import EventKey, Place
 from ensync.options import check_duration
 from ensync.payload import check_idem, check_reason
 from ensync.session import Session
+from ensync.settling_answers import is_settled, place_of_settled
 from ensync.transports.base import (
     Acknowledge,
     Continue,
@@ -33,12 +33,6 @@ from ensync.transports.base import (
 
 __all__ = ["Control", "check_delay"]
 
-# How engines speak of each kind of settling.
-_VERBS: Mapping[type[Request], str] = {
-    Acknowledge: "acknowledg",
-    Defer: "defer",
-    Discard: "discard",
-}
 MIN_DELAY = 1.0
 MAX_DELAY = 24 * 60 * 60.0
 
@@ -117,11 +111,14 @@ class Control:
             self._intake.move(key, Place.DEFERRING if deferring else Place.ACKNOWLEDGING)
         try:
             outcome = await self._session.request(request)
-            settled = _is_settled(request, outcome)
-            after = place if settled else _place_of_settled(outcome) or after
-        finally:
+            settled = is_settled(request, outcome)
+            after = place if settled else place_of_settled(outcome) or after
+        except BaseException:
             if key is not None and after is not None:
-                self._intake.move(key, after)
+                self._intake.settling_unanswered(key)
+            raise
+        if key is not None and after is not None:
+            self._intake.move(key, after)
         if not settled:
             raise self._refused(request, outcome)
         return outcome
@@ -190,28 +187,6 @@ class Control:
 
     def _result(self, action: str, outcome: Outcome, idem: str | None = None) -> ControlResult:
         return ControlResult("success", action, self._name, idem, outcome.message, _now())
-
-
-def _is_settled(request: Request, outcome: Outcome) -> bool:
-    """Whether an answer says that an event is settled in the way that was asked for."""
-    if outcome.success:
-        return True
-    # "Already" may speak of another way in which the event was settled before. If not, an
-    # acknowledgement is done; what else was asked for is if it was asked for before.
-    text = outcome.message.lower()
-    if any(verb in text for kind, verb in _VERBS.items() if not isinstance(request, kind)):
-        return False
-    return means_done(outcome) and (outcome.perhaps_repeated or isinstance(request, Acknowledge))
-
-
-def _place_of_settled(outcome: Outcome) -> Place | None:
-    """What became of an event that the engine says was settled before, in another way."""
-    if not means_done(outcome):
-        return None
-    text = outcome.message.lower()
-    if _VERBS[Defer] in text:
-        return Place.GIVEN_BACK
-    return Place.DISCARDED if _VERBS[Discard] in text else Place.ACKNOWLEDGED
 
 
 def _completed(replayed: Delivery, in_hand: Delivery | None) -> Delivery:

@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("ensync")
 
+_PROCESSING_FAILED = "processing failed"
+
 AnyEvent: TypeAlias = Event[Any] | RawEvent
 
 
@@ -286,18 +288,20 @@ class Subscription(Generic[T], metaclass=Received):
             return
         try:
             if on_error == "defer":
-                await self.defer(event, delay=delay, reason="processing failed")
+                await self.defer(event, delay=delay, reason=_PROCESSING_FAILED)
             else:
-                await self.discard(event, reason="processing failed")
+                await self.discard(event, reason=_PROCESSING_FAILED)
         except EnSyncError as failure:
             logger.warning("event %r could not be settled (%s): %s", event.idem, on_error, failure)
             if isinstance(failure, EnSyncSubscriptionError) and self._intake.is_in_hand(held):
                 self._intake.settling_refused(held.key)
         finally:
-            # Without an answer it may be discarded: then it must not be shown again.
-            if on_error == "discard":
+            # Without an answer it may be settled: then it must not be shown again.
+            self._in_loops.discard(held)
+            if on_error == "defer":
+                self._intake.defer_unheard(held, delay, _PROCESSING_FAILED)
+            else:
                 self._intake.discard_unheard(held)
-            self._give_back(event)
 
     async def for_each(
         self,

@@ -223,3 +223,79 @@ async def test_a_discard_whose_answer_is_lost_is_not_shown_again(
                 await subscription.for_each(handler, on_error="discard")
     assert seen == [0, 1]
     assert engine.statistics().discarded >= 1
+
+
+@pytest.mark.parametrize("how", ["acknowledge", "discard"])
+async def test_what_a_handler_may_have_settled_is_not_shown_again_when_it_fails(
+    target: Target, faults: Faults, event_name: str, how: Literal["acknowledge", "discard"]
+) -> None:
+    quick = ensync.Reconnect(initial=1e-6, maximum=1e-6)
+    seen: list[int] = []
+    async with target.connect(request_timeout=0.3, reconnect=quick) as client:
+        await publish_all(client, event_name, [0, 1])
+        faults.drop_reply(how)
+        faults.drop_request("defer")
+
+        async def handler(event: Event) -> None:
+            seen.append(event.payload)
+            if event.payload == 0:
+                # Who does not know what came of it fails.
+                await (event.ack() if how == "acknowledge" else event.discard())
+            elif event.payload == 1:
+                await publish_all(client, event_name, [2])
+            else:
+                await subscription.unsubscribe()
+
+        with anyio.fail_after(PATIENCE):
+            async with client.subscribe(event_name) as subscription:
+                await subscription.for_each(handler)
+    assert seen == [0, 1, 2]
+    assert await unsettled(target, event_name) == []
+
+
+async def test_a_deferral_without_an_answer_is_asked_for_again(
+    target: Target, faults: Faults, event_name: str
+) -> None:
+    quick = ensync.Reconnect(initial=1e-6, maximum=1e-6)
+    seen: list[bool] = []
+    async with target.connect(request_timeout=0.3, reconnect=quick) as client:
+        await publish_all(client, event_name, [0])
+        faults.drop_request("defer")
+
+        async def handler(event: Event) -> None:
+            seen.append(event.redelivered)
+            if not event.redelivered:
+                raise LookupError
+            await subscription.unsubscribe()
+
+        with anyio.fail_after(PATIENCE):
+            async with client.subscribe(event_name) as subscription:
+                await subscription.for_each(handler, delay=0)
+    assert seen == [False, True]
+    assert await unsettled(target, event_name) == []
+
+
+@pytest.mark.parametrize("on_error", ["discard", "defer"])
+async def test_what_the_engine_refuses_to_settle_is_counted_and_shown_again(
+    client: ensync.EnSyncClient,
+    target: Target,
+    faults: Faults,
+    event_name: str,
+    on_error: Literal["discard", "defer"],
+) -> None:
+    await publish_all(client, event_name, [0])
+    faults.refuse_next(on_error)
+    seen: list[bool] = []
+
+    async def handler(event: Event) -> None:
+        seen.append(event.redelivered)
+        if not event.redelivered:
+            raise LookupError
+        await subscription.unsubscribe()
+
+    with anyio.fail_after(PATIENCE):
+        async with client.subscribe(event_name) as subscription:
+            await subscription.for_each(handler, on_error=on_error)
+    assert seen == [False, True]
+    assert subscription.statistics().refused == 1
+    assert await unsettled(target, event_name) == []

@@ -9,7 +9,6 @@ from ensync.acknowledgements import (
     MAX_IN_FLIGHT,
     MAX_UNCONFIRMED,
     AcknowledgementPipeline,
-    means_done,
 )
 from ensync.connection import Connection
 from ensync.ledger import EventKey
@@ -74,15 +73,6 @@ async def test_refused_and_already(bench: Bench) -> None:
     link.answer(Outcome(False, "it is ALREADY settled"))
     assert bench.owner.refused == [("a", "not yours")]
     assert bench.owner.done == ["b"]
-
-
-@pytest.mark.parametrize(
-    ("message", "done"),
-    [("already settled", True), ("Duplicate", True), ("was acknowledged", True), ("no", False)],
-)
-async def test_what_means_done(message: str, done: bool) -> None:
-    assert means_done(Outcome(False, message)) is done
-    assert means_done(Outcome(True, message))
 
 
 async def test_without_a_link_they_wait_for_one(bench: Bench) -> None:
