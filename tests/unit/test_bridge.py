@@ -6,10 +6,14 @@ import asyncio
 import logging
 import subprocess
 import sys
+from functools import partial
 
 import anyio
 import anyio.lowlevel
 import pytest
+import trio
+import trio.abc
+import trio.lowlevel
 
 from ensync.transports.bridge import being_cancelled, open_asyncio_side
 
@@ -128,6 +132,64 @@ class _Asking(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed.set()
+
+
+class _Answering(asyncio.Protocol):
+    """Answers each byte by another, so many times."""
+
+    def __init__(self, times: int, lost: anyio.Event) -> None:
+        self._left = times
+        self._lost = lost
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(b"?")
+
+    def data_received(self, data: bytes) -> None:
+        self._left -= 1
+        if self._left > 0:
+            self._transport.write(data[:1])
+        else:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._lost.set()
+
+
+class _Steps(trio.abc.Instrument):
+    """Counts how often a task of the program goes on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        del task
+        self.count += 1
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"], scope="module")
+async def test_what_is_read_costs_one_step_of_a_task() -> None:
+    """More of them would make trio slower than asyncio."""
+    reads = 100
+    lost = [anyio.Event(), anyio.Event()]
+    ends = iter([_Answering(reads // 2, over) for over in lost])
+
+    async with open_asyncio_side() as side:
+        server = await side.run(
+            partial(side.create_server, tls=None), ends.__next__, "127.0.0.1", 0
+        )
+        port = server.sockets[0].getsockname()[1]
+        await side.run(partial(side.create_connection, tls=None), ends.__next__, "127.0.0.1", port)
+        steps = _Steps()
+        trio.lowlevel.add_instrument(steps)
+        for over in lost:
+            await over.wait()
+        trio.lowlevel.remove_instrument(steps)
+        server.close()
+    assert reads * 0.9 < steps.count < reads * 1.5
 
 
 def test_callbacks_know_where_they_run_also_without_anyio_run() -> None:

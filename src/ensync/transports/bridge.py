@@ -184,7 +184,8 @@ async def _open_trio_asyncio_loop() -> AsyncIterator[asyncio.AbstractEventLoop]:
             _mark_socket_callbacks(loop)
             _protect_from_interrupts(loop)
             try:
-                yield loop
+                with _reading_on_at_once(loop):
+                    yield loop
             except BaseException as error:  # noqa: BLE001 - raised again below
                 # The loop's own task groups would wrap it, once for each of them.
                 raised = error
@@ -250,6 +251,21 @@ def _protect_from_interrupts(loop: Any) -> None:
     loop._main_loop_one = run  # pyright: ignore[reportPrivateUsage]
     loop._io_task = protected_io_task  # pyright: ignore[reportPrivateUsage]
     loop.call_soon = protected_call_soon
+
+
+@contextmanager
+def _reading_on_at_once(loop: Any) -> Iterator[None]:
+    # After each callback for a socket, trio-asyncio waits until all that was called soon by
+    # then is done: two more switches of tasks for each time that something is read.
+    async def no_need() -> None:
+        pass
+
+    loop.synchronize = no_need
+    try:
+        yield
+    finally:
+        # It ends by the same means.
+        del loop.synchronize
 
 
 def _marking(add: Callable[..., object]) -> Callable[..., object]:
