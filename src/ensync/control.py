@@ -113,12 +113,9 @@ class Control:
             outcome = await self._session.request(request)
             settled = is_settled(request, outcome)
             after = place if settled else place_of_settled(outcome) or after
-        except BaseException:
+        finally:
             if key is not None and after is not None:
-                self._intake.settling_unanswered(key)
-            raise
-        if key is not None and after is not None:
-            self._intake.move(key, after)
+                self._intake.move(key, after)
         if not settled:
             raise self._refused(request, outcome)
         return outcome

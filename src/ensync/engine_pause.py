@@ -6,6 +6,7 @@ import logging
 
 from ensync.connection import Connection
 from ensync.errors import EnSyncError
+from ensync.telling import Tell
 from ensync.transports.base import Continue, Outcome, Pause
 
 __all__ = ["EnginePause"]
@@ -16,8 +17,9 @@ logger = logging.getLogger("ensync")
 class EnginePause:
     """Brings what the engine does in line with what is wanted, one request at a time."""
 
-    def __init__(self, event_name: str) -> None:
+    def __init__(self, event_name: str, tell: Tell) -> None:
         self._event_name = event_name
+        self._tell = tell
         self._connection: Connection | None = None
         self._is_paused = False
         self._asking = False
@@ -60,7 +62,7 @@ class EnginePause:
         request = (
             Pause(self._event_name, "buffer full") if asked_for else Continue(self._event_name)
         )
-        connection.live_link.send(request, on_reply)
+        self._tell(connection, request, on_reply)
 
     def _answered(self, asked_for: bool, answer: Outcome | EnSyncError) -> None:
         self._asking = False

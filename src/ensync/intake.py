@@ -22,13 +22,10 @@ from ensync.errors import (
 )
 from ensync.event_buffer import Arrived, EventBuffer, Held, weight
 from ensync.ledger import Arrival, DeliveryLedger, EventKey, Place
-from ensync.repeated_settling import RepeatedSettling
+from ensync.repeated_discards import RepeatedDiscards
 from ensync.session import Session
-from ensync.settling_answers import place_of_settled
 from ensync.transports.base import (
-    Defer,
     Delivery,
-    Discard,
     Outcome,
     Pause,
     Request,
@@ -66,13 +63,8 @@ class Intake:
         self._taken: dict[EventKey, Arrived] = {}
         self._kept: dict[EventKey, Delivery] = {}
         self._refused_once: set[EventKey] = set()
-        self._unanswered: set[EventKey] = set()
-        self._repeated = RepeatedSettling(
-            timeout=session.settings.request_timeout,
-            clock=session.clock,
-            answered=self._repeated_answered,
-        )
-        self._engine_pause = EnginePause(event_name)
+        self._discards = RepeatedDiscards(event_name, session.tell, self._discard_refused)
+        self._engine_pause = EnginePause(event_name, session.tell)
         self._stream: Stream | None = None
         self._connection: Connection | None = None
         self._held = False
@@ -111,15 +103,13 @@ class Intake:
         self._engine_pause.attached(connection)
         if self._held:
             self._hold()
-        self._repeated.attached(connection)
+        self._discards.attached(connection)
         self.notify()
 
     def detached(self) -> None:
         self._stream = self._connection = None
         self._kept.clear()
-        for key in self._repeated.detached():
-            if self.place(key) is Place.DEFERRING:
-                self.move(key, Place.GIVEN_BACK)
+        self._discards.detached()
         self._engine_pause.detached()
         self.notify()
 
@@ -183,7 +173,7 @@ class Intake:
 
     def retry(self) -> None:
         self._engine_pause.reconcile()
-        self._repeated.retry()
+        self._discards.retry()
 
     def failed(self, error: EnSyncError) -> None:
         self.detached()
@@ -209,7 +199,13 @@ class Intake:
         if arrival is Arrival.ACKNOWLEDGE_AGAIN:
             self._session.acknowledgements.add(self, key)
         elif arrival is Arrival.DISCARD_AGAIN:
-            self._discard_unheard(key)
+            self._discards.add(key)
+
+    def discard_unheard(self, held: Held) -> None:
+        """Discards an event that is in hand, without waiting: until the engine has answered."""
+        if self.is_in_hand(held):
+            self.move(held.key, Place.DISCARDED)
+            self._discards.add(held.key)
 
     def acknowledged(self, key: EventKey) -> None:
         self.confirmed += 1
@@ -217,11 +213,19 @@ class Intake:
 
     def acknowledgement_refused(self, key: EventKey, reason: str) -> None:
         self.settling_refused(key)
+        self._log_refusal("an acknowledgement", reason)
+
+    def _discard_refused(self, reason: str) -> None:
+        self.refused += 1
+        self._log_refusal("a discard", reason)
+
+    def _log_refusal(self, what: str, reason: str) -> None:
         if self._refusal_logged:
             return
         self._refusal_logged = True
         logger.warning(
-            "the engine refused an acknowledgement of %r (further ones are only counted): %s",
+            "the engine refused %s of %r (further ones are only counted): %s",
+            what,
             self._event_name,
             reason,
         )
@@ -354,7 +358,6 @@ class Intake:
         if place not in _TAKEN:
             self._taken.pop(key, None)
             self._refused_once.discard(key)
-            self._unanswered.discard(key)
         kept = self._kept.pop(key, None)
         if kept is not None and place is Place.GIVEN_BACK and not self.finished:
             self._ledger.move(key, Place.BUFFERED)
@@ -375,51 +378,9 @@ class Intake:
             self.move(held.key, Place.ACKNOWLEDGING)
             self._session.acknowledgements.add(self, held.key)
 
-    def discard_unheard(self, held: Held) -> None:
-        """Discards an event that is in hand, without waiting: until the engine has answered."""
-        if self.is_in_hand(held):
-            self.move(held.key, Place.DISCARDED)
-            self._discard_unheard(held.key)
-
-    def _discard_unheard(self, key: EventKey) -> None:
-        self._repeated.add(key, Discard(self._event_name, key.idem, "discarded before"))
-
-    def defer_unheard(self, held: Held, delay: float, reason: str) -> None:
-        """Defers an event that is in hand, without waiting: until the engine has answered."""
-        if self.finished or not self.is_in_hand(held):
-            return
-        if self._stream is None:
-            # The engine hands it out again anyway.
-            self.move(held.key, Place.GIVEN_BACK)
-            return
-        self.move(held.key, Place.DEFERRING)
-        request = Defer(self._event_name, held.key.idem, round(delay * 1000), reason)
-        self._repeated.add(held.key, request)
-
-    def _repeated_answered(self, key: EventKey, request: Defer | Discard, answer: Outcome) -> None:
-        logger.debug("%r: to %r the engine said %s", self._event_name, request, answer)
-        if self.place(key) is not Place.DEFERRING:
-            return
-        place = Place.GIVEN_BACK if answer.success else place_of_settled(answer)
-        if place is None:
-            self.settling_refused(key)
-        else:
-            self.move(key, place)
-
-    def settling_unanswered(self, key: EventKey) -> None:
-        """An event stays in hand here, and nobody knows what the engine has made of it."""
-        self.move(key, Place.IN_HAND)
-        self._unanswered.add(key)
-
     def put_back(self, held: Held) -> None:
-        """An event in hand goes back to the buffer, for any loop to take.
-
-        If the engine may have settled it meanwhile, it is the engine that says whether it
-        is to be shown again.
-        """
-        if held.key in self._unanswered:
-            self.defer_unheard(held, 0, "given back")
-        elif not self.finished and self.is_in_hand(held):
+        """An event in hand goes back to the buffer, for any loop to take."""
+        if not self.finished and self.is_in_hand(held):
             self._put_back(held.key)
 
     def _put_back(self, key: EventKey) -> None:
@@ -434,15 +395,11 @@ class Intake:
         So it is shown again. If it is refused then, too, the engine may not know it any
         more: showing it on and on would help nobody.
         """
-        if self.finished:
-            self.move(key, Place.GIVEN_BACK)
-            return
         self.refused += 1
-        if key not in self._taken or key in self._refused_once:
+        if key not in self._taken or key in self._refused_once or self.finished:
             self.move(key, Place.GIVEN_BACK)
             return
         self._refused_once.add(key)
-        self._unanswered.discard(key)
         self._put_back(key)
 
     @property
@@ -480,7 +437,7 @@ class Intake:
         """Tells the engine that no more is wanted, without waiting for its answer."""
         if self._connection is not None and not self._connection.is_lost:
             request = Unsubscribe(self._event_name)
-            self._connection.live_link.send(request, self._unsubscribed)
+            self._session.tell(self._connection, request, self._unsubscribed)
 
     def _unsubscribed(self, answer: Outcome | EnSyncError) -> None:
         logger.debug("unsubscribed from %r: %s", self._event_name, answer)

@@ -28,11 +28,13 @@ from ensync.options import Backoff, Reconnect
 from ensync.reconnecting import ReconnectDecisions, TryAfter
 from ensync.registry import SubscriptionRegistry
 from ensync.scopes import background_tasks
+from ensync.telling import tell
 from ensync.transports.base import (
     Identity,
     Link,
     LostCallback,
     Outcome,
+    ReplyCallback,
     Request,
 )
 from ensync.transports.bridge import AsyncioSide, current_clock
@@ -308,6 +310,11 @@ class Session:
             # A request cancelled together with this one may have cost it its link.
             await checkpoint_if_cancelled()
         return Answer(wait.answer, sent)
+
+    def tell(self, connection: Connection, request: Request, on_answer: ReplyCallback) -> None:
+        """Sends a request once, without waiting; its deadline is that of all requests."""
+        at = self.clock() + self.settings.request_timeout
+        tell(connection.live_link, request, on_answer, deadlines=self._deadlines, at=at)
 
     def pauses(self) -> Backoff:
         """The pauses between tries of one request while the connection stays."""

@@ -22,8 +22,8 @@ class SubscriptionStatistics:
         acknowledged: Acknowledgements that the engine has confirmed.
         deferred: Events deferred.
         discarded: Events discarded.
-        refused: Acknowledgements, and other settlings that nobody waits for, that the engine
-            refused; those events come again.
+        refused: Acknowledgements, and deferrals and discards after a failure, that the
+            engine refused.
         failed_handlers: Exceptions raised by handlers of ``for_each``.
     """
 

@@ -36,8 +36,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger("ensync")
 
-_PROCESSING_FAILED = "processing failed"
-
 AnyEvent: TypeAlias = Event[Any] | RawEvent
 
 
@@ -288,20 +286,19 @@ class Subscription(Generic[T], metaclass=Received):
             return
         try:
             if on_error == "defer":
-                await self.defer(event, delay=delay, reason=_PROCESSING_FAILED)
+                await self.defer(event, delay=delay, reason="processing failed")
             else:
-                await self.discard(event, reason=_PROCESSING_FAILED)
+                await self.discard(event, reason="processing failed")
         except EnSyncError as failure:
             logger.warning("event %r could not be settled (%s): %s", event.idem, on_error, failure)
-            if isinstance(failure, EnSyncSubscriptionError) and self._intake.is_in_hand(held):
+            refused = isinstance(failure, EnSyncSubscriptionError) and not self._intake.finished
+            if refused and self._intake.is_in_hand(held):
                 self._intake.settling_refused(held.key)
         finally:
-            # Without an answer it may be settled: then it must not be shown again.
-            self._in_loops.discard(held)
-            if on_error == "defer":
-                self._intake.defer_unheard(held, delay, _PROCESSING_FAILED)
-            else:
+            # Without an answer it may be discarded: then it must not be shown again.
+            if on_error == "discard":
                 self._intake.discard_unheard(held)
+            self._give_back(event)
 
     async def for_each(
         self,

@@ -128,18 +128,17 @@ class Ledger:
 
     # Readers
 
-    def handed_out(
-        self, number: int, app_id: str, reader: int, *, after_refusal: bool = False
-    ) -> None:
+    def handed_out(self, number: int, app_id: str, reader: int, *, unsure: bool = False) -> None:
         """A reader was given an event.
 
         Args:
             number: The event's.
             app_id: Whose copy it is.
             reader: Who was given it.
-            after_refusal: Whether the reader was told of a refusal to settle. An engine that
-                refuses what it did at an earlier request, whose answer was lost, makes a
-                reader believe that the event is open.
+            unsure: Whether the reader can't know that the event is settled: it had no answer
+                when it asked for that, or was refused. An engine that refuses what it did at
+                an earlier request, whose answer was lost, makes a reader believe that the
+                event is open.
         """
         if not self._was_sent(number, app_id):
             self.violate("invented", f"event {number} was handed out and never sent")
@@ -149,9 +148,8 @@ class Ledger:
         self.counts["redelivered"] += bool(account.handed[number])
         account.handed[number] += 1
         settled = State(account.confirmed[number] or account.committed[number])
-        deceived = after_refusal and not account.confirmed[number]
-        if settled and deceived:
-            self.counts["settled and refused"] += 1
+        if settled and unsure and not account.confirmed[number]:
+            self.counts["settled unawares"] += 1
         elif settled and account.finished_by[number] == reader:
             text = f"event {number} was handed out again by the subscription that had it settled"
             self.violate("handed after settled", f"{text}: {settled.name}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import anyio
@@ -43,6 +44,7 @@ class Reader:
         self._scene = scene
         self._name = scene.new_reader()
         self._held: set[int] = set()
+        self._unsure: set[int] = set()
         self.scope = anyio.CancelScope()
         self.subscription = subscription
         self.lot = lot
@@ -54,10 +56,8 @@ class Reader:
     def take(self, event: Event) -> None:
         """Has been given an event."""
         number = event.payload["number"]
-        after_refusal = event.redelivered and self._was_refused
-        self._scene.ledger.handed_out(
-            number, event.recipient, self._name, after_refusal=after_refusal
-        )
+        unsure = event.redelivered and (self._was_refused or number in self._unsure)
+        self._scene.ledger.handed_out(number, event.recipient, self._name, unsure=unsure)
         self.check(event)
         if self.subscription.is_paused:
             self._scene.ledger.violate("handed while paused", f"event {number}")
@@ -101,6 +101,15 @@ class Reader:
     def _was_refused(self) -> bool:
         """Whether the engine has refused an acknowledgement of this subscription."""
         return self.subscription.statistics().refused > 0
+
+    @contextmanager
+    def unsure_without_answer(self, event: Event) -> Iterator[None]:
+        """Asks for an event to be settled: without an answer it may be, or not."""
+        try:
+            yield
+        except ensync.EnSyncConnectionError:
+            self._unsure.add(event.payload["number"])
+            raise
 
     def confirm(self, event: Event, state: State) -> None:
         """Was told that an event is settled."""
@@ -224,13 +233,15 @@ async def settle_by_hand(reader: Reader, event: Event) -> None:
         await discard(reader, event)
         return
     reader.finish(event)
-    await event.ack()
+    with reader.unsure_without_answer(event):
+        await event.ack()
     reader.confirm(event, State.ACKNOWLEDGED)
 
 
 async def discard(reader: Reader, event: Event) -> None:
     reader.finish(event)
-    await event.discard(reason="soaking")
+    with reader.unsure_without_answer(event):
+        await event.discard(reason="soaking")
     reader.confirm(event, State.DISCARDED)
 
 

@@ -11,9 +11,18 @@ import anyio
 import pytest
 
 import ensync
+from ensync.server.local import LocalEngine
 from ensync.testing import FaultProxy, Faults, Method
-from tests.conformance.harness import PATIENCE, Target, opened, publish_all, take
+from tests.conformance.harness import (
+    PATIENCE,
+    Target,
+    opened,
+    publish_all,
+    reconnected,
+    take,
+)
 from tests.faults.waiters import Waiters, state_reached
+from tests.unit.server.grpc_client import until
 
 pytestmark = pytest.mark.anyio
 
@@ -197,3 +206,47 @@ async def test_a_heartbeat_that_waits_for_its_turn(faults: Faults, event_name: s
             at = await state_reached(client, ensync.ClientState.RECONNECTING)
             assert at - began < 2 * heartbeat + SLACK
             await state_reached(client, ensync.ClientState.CONNECTED)
+
+
+# And what nobody waits for
+
+
+@pytest.mark.parametrize("transport", ["websocket"])
+async def test_a_pause_because_of_a_full_buffer(
+    target: Target, faults: Faults, event_name: str
+) -> None:
+    """Where replies come in order, one that is lost must not hold up all others for ever."""
+    async with (
+        target.connect(request_timeout=TIMEOUT, heartbeat_interval=0.1, reconnect=SOON) as client,
+        client.subscribe(event_name, buffer_size=1),
+    ):
+        client_id = client.client_id
+        unanswered = faults.drop_reply("pause")
+        await publish_all(client, event_name, [0])
+        with anyio.fail_after(PATIENCE):
+            await unanswered.wait()
+        await reconnected(client, client_id)
+        await client.publish(event_name, [client.app_id], 1)
+
+
+async def test_a_discard_of_a_failed_handler_s_event(
+    target: Target, engine: LocalEngine, faults: Faults, event_name: str
+) -> None:
+    """The first is waited for; when that was in vain it is asked for again, and again."""
+    faults.drop_request("discard", count=2)
+
+    async def fail(_event: ensync.Event[int]) -> None:
+        raise LookupError
+
+    with anyio.fail_after(PATIENCE):
+        async with (
+            target.connect(request_timeout=TIMEOUT, reconnect=SOON) as client,
+            client.subscribe(event_name) as subscription,
+            anyio.create_task_group() as tasks,
+        ):
+            await publish_all(client, event_name, [0])
+            tasks.start_soon(lambda: subscription.for_each(fail, on_error="discard"))
+            await until(lambda: engine.statistics().discarded == 1)
+            tasks.cancel_scope.cancel()
+    assert faults.calls("discard") == 3
+    assert subscription.statistics().failed_handlers == 1

@@ -191,7 +191,7 @@ def test_a_copy_that_another_reader_had_all_along_is_stale(ledger: Ledger) -> No
 
 
 @pytest.mark.parametrize("confirmed", [False, True])
-def test_settled_and_then_refused_comes_again_unless_the_reader_knew(
+def test_settled_unawares_it_comes_again_unless_the_reader_knew(
     ledger: Ledger, confirmed: bool
 ) -> None:
     number = publish(ledger, SHOP)
@@ -200,7 +200,7 @@ def test_settled_and_then_refused_comes_again_unless_the_reader_knew(
     ledger.committed(number, SHOP, State.ACKNOWLEDGED)
     if confirmed:
         ledger.confirmed(number, SHOP, State.ACKNOWLEDGED)
-    ledger.handed_out(number, SHOP, ALICE, after_refusal=True)
+    ledger.handed_out(number, SHOP, ALICE, unsure=True)
     assert broken(ledger, stored(number)) == ({"handed after settled": 1} if confirmed else {})
 
 

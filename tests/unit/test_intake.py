@@ -19,7 +19,7 @@ from ensync.event_buffer import Arrived, Held
 from ensync.intake import Intake
 from ensync.ledger import EventKey, Place
 from ensync.session import Session
-from ensync.transports.base import Acknowledge, Defer, Delivery, Discard, Outcome, StreamEnded
+from ensync.transports.base import Acknowledge, Delivery, Discard, StreamEnded
 from tests.unit.scripted_link import ScriptedEngine, ScriptedStream
 from tests.unit.scripted_program import NO_SIDE, SETTINGS
 
@@ -253,91 +253,6 @@ async def test_what_was_discarded_and_comes_again_is_discarded_until_the_engine_
         bench.intake.retry()
         assert bench.engine.count(Discard) == 2
     assert bench.intake.buffered == 0
-
-
-async def in_hand_unanswered(bench: Bench) -> Held:
-    """An event in hand that the engine was asked to settle, and which has not answered."""
-    bench.deliver(0)
-    taken = held(await bench.intake.take())
-    bench.intake.settling_unanswered(taken.key)
-    bench.engine.hold(Defer)
-    return taken
-
-
-async def test_what_may_be_settled_is_put_back_to_the_engine(bench: Bench) -> None:
-    taken = await in_hand_unanswered(bench)
-    bench.intake.put_back(taken)
-    assert (bench.intake.buffered, bench.intake.in_hand) == (0, 0)
-    bench.deliver(0)  # again, by no time at all, before the engine has answered
-    assert bench.intake.buffered == 0
-    bench.engine.heal()
-    assert bench.engine.requests == [Defer(NAME, "0", 0, "given back")]
-    again = await bench.intake.take()
-    assert again is not None
-    assert again.redelivered
-
-
-@pytest.mark.parametrize(
-    ("text", "place"),
-    [
-        ("already discarded", Place.DISCARDED),
-        ("already acknowledged", Place.ACKNOWLEDGED),
-        ("already deferred", Place.GIVEN_BACK),
-    ],
-)
-async def test_what_turns_out_to_be_settled_is_not_shown(
-    bench: Bench, text: str, place: Place
-) -> None:
-    taken = await in_hand_unanswered(bench)
-    bench.engine.replies[Defer].append(Outcome(False, text))
-    bench.intake.put_back(taken)
-    bench.engine.heal()
-    assert bench.intake.place(taken.key) is place
-    assert (bench.intake.buffered, bench.intake.refused) == (0, 0)
-
-
-async def test_what_is_neither_settled_nor_taken_back_is_shown_again(bench: Bench) -> None:
-    taken = await in_hand_unanswered(bench)
-    bench.engine.replies[Defer].append(Outcome(False, "no"))
-    bench.intake.put_back(taken)
-    bench.engine.heal()
-    assert bench.intake.refused == 1
-    again = held(await bench.intake.take())
-    bench.intake.put_back(again)
-    assert bench.intake.buffered == 1, "what it says now is known"
-    assert bench.engine.count(Defer) == 1
-
-
-@pytest.mark.parametrize("already", [False, True])
-async def test_when_the_stream_ends_the_next_one_brings_what_was_put_back(
-    bench: Bench, already: bool
-) -> None:
-    taken = await in_hand_unanswered(bench)
-    stream, connection = bench.stream, bench.session.current
-    assert connection is not None
-    if already:
-        bench.intake.detached()
-    bench.intake.put_back(taken)
-    if not already:
-        bench.intake.detached()
-    bench.intake.attached(connection, stream)
-    bench.engine.heal()
-    assert bench.intake.place(taken.key) is Place.GIVEN_BACK
-    bench.deliver(0)
-    arrived = await bench.intake.take()
-    assert arrived is not None
-    assert arrived.redelivered
-
-
-async def test_what_is_settled_after_all_has_nothing_unanswered(bench: Bench) -> None:
-    taken = await in_hand_unanswered(bench)
-    bench.intake.acknowledge(taken)
-    assert bench.intake.place(taken.key) is Place.ACKNOWLEDGED
-    bench.intake.move(taken.key, Place.GIVEN_BACK)
-    bench.deliver(0)
-    bench.intake.put_back(held(await bench.intake.take()))
-    assert bench.intake.buffered == 1
-    assert not bench.engine.count(Defer)
 
 
 async def test_an_engine_that_does_not_stop_loses_its_link_over_bytes_too(bench: Bench) -> None:
