@@ -31,8 +31,10 @@ class Results:
     """All that was measured in one section, by scenario and contender, a value per round."""
 
     section: Section
-    measured: dict[tuple[str, str], list[Measurement]] = field(default_factory=dict)
-    failures: dict[tuple[str, str], str] = field(default_factory=dict)
+    measured: dict[tuple[str, str], list[Measurement]] = field(
+        default_factory=dict[tuple[str, str], list[Measurement]]
+    )
+    failures: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
 
     def add(self, scenario: str, contender: str, measurement: Measurement) -> None:
         self.measured.setdefault((scenario, contender), []).append(measurement)

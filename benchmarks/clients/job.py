@@ -81,8 +81,8 @@ class Measurement:
     seconds: float
     client_cpu: float
     server_cpu: float | None = None
-    latencies: dict[str, float] = field(default_factory=dict)
-    memory: list[int] = field(default_factory=list)
+    latencies: dict[str, float] = field(default_factory=dict[str, float])
+    memory: list[int] = field(default_factory=list[int])
 
     @property
     def rate(self) -> float:

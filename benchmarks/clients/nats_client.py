@@ -7,11 +7,10 @@ payloads are in the clear, and an acknowledgement is not answered.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
-
-import nats  # type: ignore[import-not-found, unused-ignore]
 
 from benchmarks.clients.job import EventStream, Job, Measurement
 from benchmarks.clients.payloads import make_payloads
@@ -74,7 +73,7 @@ class NatsClient:
 
         await self.together(publish_in_turn, 64)
 
-    async def together(self, function: Callable[[], Awaitable[None]], times: int) -> None:
+    async def together(self, function: Callable[[], Coroutine[Any, Any, None]], times: int) -> None:
         await asyncio.gather(*(function() for _ in range(times)))
 
     async def sleep(self, seconds: float) -> None:
@@ -82,6 +81,7 @@ class NatsClient:
 
 
 async def _run(job: Job) -> Measurement:
+    nats: Any = importlib.import_module("nats")  # in the environment of this client alone
     connection = await nats.connect(job.url)
     jetstream = connection.jetstream()
     await jetstream.add_stream(name=STREAM, subjects=[PUBLISHED, CONSUMED], storage="memory")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+import importlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 from benchmarks.clients.job import EventStream, Job, Measurement
@@ -54,7 +56,7 @@ class OfficialClient:
             await done.wait()
         settled()
 
-    async def together(self, function: Callable[[], Awaitable[None]], times: int) -> None:
+    async def together(self, function: Callable[[], Coroutine[Any, Any, None]], times: int) -> None:
         await asyncio.gather(*(function() for _ in range(times)))
 
     async def sleep(self, seconds: float) -> None:
@@ -91,20 +93,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sdk", choices=["0.3.3", "0.4.4"], required=True)
     options = parser.parse_args()
-    engine: Any
+    # In the environment of this client alone, where `ensync` is the old SDK's name, too.
+    package: Any = importlib.import_module("ensync" if options.sdk == "0.3.3" else "ensync_sdk")
     if options.sdk == "0.3.3":
-        import logging
-
-        from ensync import EnSyncEngine as engine  # type: ignore  # noqa: N813
-
         # It turns logging on when it is imported.
         logging.getLogger().setLevel(logging.WARNING)
         subscribe: Any = _subscribe_events
     else:
-        from ensync_sdk import EnSyncEngine as engine  # type: ignore  # noqa: N813
-
         subscribe = _subscribe_messages
-    serve_jobs(lambda job: asyncio.run(_run(job, engine, subscribe)))
+    serve_jobs(lambda job: asyncio.run(_run(job, package.EnSyncEngine, subscribe)))
 
 
 async def _run(job: Job, engine: Any, subscribe: Any) -> Measurement:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -60,7 +60,7 @@ class EnsyncClient:
                 await _until_confirmed(subscription, stream.count)
             settled()
 
-    async def together(self, function: Callable[[], Awaitable[None]], times: int) -> None:
+    async def together(self, function: Callable[[], Coroutine[Any, Any, None]], times: int) -> None:
         async with anyio.create_task_group() as tasks:
             for _ in range(times):
                 tasks.start_soon(function)

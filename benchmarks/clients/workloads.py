@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Protocol
 
 from benchmarks.clients.job import EventStream, Job, Measurement
@@ -48,7 +48,7 @@ class Client(Protocol):
         subscriptions are left.
         """
 
-    async def together(self, function: Callable[[], Awaitable[None]], times: int) -> None:
+    async def together(self, function: Callable[[], Coroutine[Any, Any, None]], times: int) -> None:
         """Runs a function so many times, concurrently."""
 
     async def sleep(self, seconds: float) -> None:
