@@ -29,6 +29,7 @@ class PromptLink(ScriptedLink):
 async def told(link: ScriptedLink, answer: Outcome | EnSyncError | None) -> list[object]:
     """What is told of one request, by long after its deadline."""
     answers: list[object] = []
+    in_time: list[object] = []
     deadlines = Deadlines()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(deadlines.run)
@@ -37,11 +38,11 @@ async def told(link: ScriptedLink, answer: Outcome | EnSyncError | None) -> list
         await anyio.sleep(TIMEOUT - 1)
         if answer is not None:
             link.answer(answer)
-        told_in_time = list(answers)
+        in_time.extend(answers)
         await anyio.sleep(TIMEOUT)
         tasks.cancel_scope.cancel()
     assert len(answers) == 1
-    assert told_in_time == answers or isinstance(answers[0], EnSyncTimeoutError)
+    assert in_time == answers or isinstance(answers[0], EnSyncTimeoutError)
     assert not link.calls
     return answers
 
