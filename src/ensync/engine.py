@@ -78,8 +78,9 @@ class EnSyncEngine:
             engine that needs more; ``"h2"`` is h2 from the start; ``"grpclib"`` is
             grpclib's public API alone. They differ in speed, and at an engine that ends
             in an orderly way: only ``"auto"`` waits for what it has begun.
-        compression: ``"deflate"`` offers it to a WebSocket engine. Encrypted payloads do
-            not shrink, beyond what base64 added, and it costs time; so it is off.
+        compression: ``"deflate"`` compresses what is sent to an engine that takes it, and
+            takes what is compressed. Encrypted payloads do not shrink, beyond what base64
+            added, and it costs time; so it is off. Not with ``http2="grpclib"``.
         proxy: The URL of a proxy to reach a WebSocket engine through; True takes what the
             environment says (``https_proxy`` and the like), None uses none. Loopback
             addresses are always reached directly, and so is every gRPC engine.
@@ -126,7 +127,7 @@ class EnSyncEngine:
         )
         check_choice("generation", generation, ("auto", "event", "message"))
         check_choice("http2", http2, HTTP2_WAYS)
-        _check_compression(compression, self._address)
+        _check_compression(compression, http2, self._address)
         self._transport_settings = _TransportSettings(
             self._address,
             _tls_context(tls, self._address),
@@ -265,7 +266,9 @@ async def _open_engine(settings: _TransportSettings) -> AsyncIterator[_OpenEngin
 async def _make_transport(settings: _TransportSettings, side: AsyncioSide) -> Transport:
     address, tls, connect_timeout, generation, http2, compression, proxy = settings
     if address.transport == "grpc":
-        return GrpcTransport(address, side, tls=tls, generation=generation, http2=http2)
+        return GrpcTransport(
+            address, side, tls=tls, generation=generation, http2=http2, compression=compression
+        )
     return WebSocketTransport(
         address,
         side,
@@ -296,13 +299,13 @@ def _check_unused(tls: ssl.SSLContext | None, address: Address) -> None:
         )
 
 
-def _check_compression(compression: str | None, address: Address) -> None:
+def _check_compression(compression: str | None, http2: Http2, address: Address) -> None:
     if compression is None:
         return
     check_choice("compression", compression, ("deflate",))
-    if address.transport == "grpc":
+    if address.transport == "grpc" and http2 == "grpclib":
         raise EnSyncValidationError(
-            f"compression is for WebSocket, and {address.url} is a gRPC address"
+            'compression is not to be had with http2="grpclib": grpclib does not compress'
         )
 
 

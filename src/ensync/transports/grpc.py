@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Sequence
+from typing import Literal
 
 import anyio
 from grpclib.const import Status
@@ -68,12 +69,14 @@ class GrpcTransport(Transport):
         tls: ssl.SSLContext | None,
         generation: Generation | None,
         http2: Http2,
+        compression: Literal["deflate"] | None = None,
     ) -> None:
         self._address = address
         self._side = side
         self._tls = tls
         self._told_generation = generation
         self._http2: Http2 = http2
+        self._compresses = compression is not None
         self._connections: list[GrpcConnection] = []
         self._connecting = anyio.Lock()
         self.generation = generation
@@ -99,7 +102,9 @@ class GrpcTransport(Transport):
         return await self._open()
 
     async def _open(self) -> GrpcConnection:
-        connection = await GrpcConnection.open(self._address, self._side, self._tls, self._http2)
+        connection = await GrpcConnection.open(
+            self._address, self._side, self._tls, self._http2, compresses=self._compresses
+        )
         self._connections.append(connection)
         return connection
 

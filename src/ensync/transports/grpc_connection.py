@@ -21,6 +21,7 @@ from ensync.errors import EnSyncConnectionError
 from ensync.transports.base import Carrier, Outcome, Progress, ReplyCallback
 from ensync.transports.bridge import AsyncioSide
 from ensync.transports.connect_errors import network_error
+from ensync.transports.grpc_compressing import CompressingWire
 from ensync.transports.grpc_direct import DirectWire
 from ensync.transports.grpc_plain import PlainWire
 from ensync.transports.grpc_protocol import ClientProtocol, FixedChannel
@@ -83,8 +84,18 @@ class GrpcConnection(Carrier):
         side: AsyncioSide,
         tls: ssl.SSLContext | None,
         http2: Http2,
+        *,
+        compresses: bool = False,
     ) -> GrpcConnection:
         """Connects the socket and, where asked for, TLS.
+
+        Args:
+            address: Where the engine is.
+            side: The asyncio side that is running.
+            tls: Trust and certificates, where there is to be TLS.
+            http2: What speaks HTTP/2.
+            compresses: Whether messages are compressed where the engine takes them so, which
+                grpclib's public API can't do.
 
         Raises:
             EnSyncConnectionError: With a text that says which step failed.
@@ -98,7 +109,8 @@ class GrpcConnection(Carrier):
         if http2 == "grpclib":
             connection._wire = PlainWire(connection, side, FixedChannel(address, protocol, tls))
         else:
-            connection._wire = DirectWire(connection, protocol, address)
+            wire = CompressingWire if compresses else DirectWire
+            connection._wire = wire(connection, protocol, address)
         return connection
 
     @property

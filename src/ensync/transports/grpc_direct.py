@@ -29,6 +29,8 @@ from ensync.address import Address
 from ensync.transports.grpc_framing import (
     MAX_MESSAGE,
     PREFIX,
+    UNCOMPRESSED,
+    Framing,
     Headers,
     NotGrpc,
     end_of_message,
@@ -56,7 +58,13 @@ WORTH_A_CREDIT = STREAM_WINDOW // 4
 
 
 class DirectWire(Wire):
-    """Carries over a protocol whose connection is there already."""
+    """Carries over a protocol whose connection is there already.
+
+    Attributes:
+        last_flag: The last of the flags that a message of the engine's may have.
+    """
+
+    last_flag = UNCOMPRESSED
 
     def __init__(self, owner: WireOwner, protocol: ClientProtocol, address: Address) -> None:
         self.owner = owner
@@ -80,6 +88,8 @@ class DirectWire(Wire):
         self._scheme = "https" if address.tls else "http"
         self._authority = address.authority
         self._headers: dict[str, Headers] = {}
+        self._coding_headers: Headers = []
+        self._framed: Framing = framed
         self._good: tuple[Headers | None, Headers | None] = (None, None)
 
     def writable(self) -> bool:
@@ -99,7 +109,7 @@ class DirectWire(Wire):
 
     def _open(self, exchange: _Exchange, path: str, message: bytes) -> None:
         headers = self._headers.get(path) or self._headers_of(path)
-        body = framed(message)
+        body = self._framed(message)
         if self._send_request is not None:
             number = self._send_request(headers, body)
             if number:
@@ -127,6 +137,7 @@ class DirectWire(Wire):
             ("te", "trailers"),
             ("content-type", "application/grpc"),
             ("user-agent", "ensync-python"),
+            *self._coding_headers,
         ]
         return headers
 
@@ -220,6 +231,14 @@ class DirectWire(Wire):
         if refusal is None:
             self._good = headers, trailers
         return refusal
+
+    def decompressed(self, message: bytes, headers: Headers | None) -> bytes:
+        """What is in a compressed message of an answer.
+
+        Raises:
+            NotGrpc: It can't be read, or should not be there.
+        """
+        raise NotGrpc("a compressed message")
 
     # What goes wrong
 
@@ -352,7 +371,11 @@ class _CallExchange(_Exchange):
             refusal = self.wire.status_of(self)
             if refusal is not None:
                 return refusal
-            return decoder(self._call.reply_type)(only_message(b"".join(self._chunks)))
+            body = b"".join(self._chunks)
+            message = only_message(body, self.wire.last_flag)
+            if body[0]:
+                message = self.wire.decompressed(message, self.headers)
+            return decoder(self._call.reply_type)(message)
         except Exception as error:  # noqa: BLE001 - whatever the bytes make the codec raise
             return self.wire.owner.translate(error)
 
@@ -405,13 +428,17 @@ class _StreamExchange(_Exchange):
 
     def _read(self) -> None:
         buffer, position = self._buffer, 0
+        last_flag = self.wire.last_flag
         self._is_reading = True
         try:
             while not self._held and not self._stream.ended:
-                stop = end_of_message(buffer, position)
+                stop = end_of_message(buffer, position, last_flag)
                 if stop is None:
                     break
-                message = self._decode(bytes(buffer[position + PREFIX : stop]))
+                data = bytes(buffer[position + PREFIX : stop])
+                if buffer[position]:
+                    data = self.wire.decompressed(data, self.headers)
+                message = self._decode(data)
                 position = stop
                 self._stream.on_message(message)
         except Exception as error:  # noqa: BLE001 - whatever the bytes make the codec raise

@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from grpclib.metadata import decode_grpc_message
 
+from ensync.transports.grpc_codings import (
+    CODINGS,
+    ENCODING,
+    WORTH_COMPRESSING,
+    BadCompression,
+    compress,
+    decompress,
+)
+
 __all__ = [
+    "COMPRESSED",
     "MAX_MESSAGE",
     "PREFIX",
+    "UNCOMPRESSED",
+    "Framing",
     "Headers",
     "NotGrpc",
+    "decompressed",
     "end_of_message",
     "framed",
+    "framing_in",
     "is_grpc",
     "only_message",
     "read_status",
 ]
 
 Headers: TypeAlias = list[tuple[str, str]]
+Framing: TypeAlias = Callable[[bytes], bytes]
 
 PREFIX = 5  # bytes: one for compression, four for the length of the message
 MAX_MESSAGE = 16 << 20
+UNCOMPRESSED, COMPRESSED = 0, 1  # the first byte of the prefix
 
 _CONTENT_TYPES = ("application/grpc", "application/grpc+proto")
 # What an answer means that comes from something in between, as gRPC has it.
@@ -48,16 +66,53 @@ def framed(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def end_of_message(buffer: bytes | bytearray, position: int) -> int | None:
-    """Where the message ends that begins here; None while it is not complete.
+def framing_in(coding: str) -> Framing:
+    """How messages are sent where they may be compressed; no coding stands for never."""
+    return partial(_framed_in, coding) if coding else framed
+
+
+def _framed_in(coding: str, message: bytes) -> bytes:
+    if len(message) < WORTH_COMPRESSING:
+        return framed(message)
+    compressed = compress(message, coding)
+    if len(compressed) >= len(message):
+        return framed(message)
+    return b"\1" + len(compressed).to_bytes(4, "big") + compressed
+
+
+def decompressed(message: bytes, headers: Headers | None) -> bytes:
+    """What is in a compressed message of an answer that begins so.
 
     Raises:
-        NotGrpc: It is compressed, or far too large.
+        NotGrpc: It does not begin with a known coding, or the message is not in it, or is
+            far too large.
+    """
+    coding = dict(headers or ()).get(ENCODING)
+    if coding not in CODINGS:
+        raise NotGrpc(f"a compressed message, where the coding is {coding!r}")
+    try:
+        return decompress(message, coding, MAX_MESSAGE)
+    except BadCompression as error:
+        raise NotGrpc(f"a compressed message that can't be read: {error}") from error
+
+
+def end_of_message(
+    buffer: bytes | bytearray, position: int, last_flag: int = UNCOMPRESSED
+) -> int | None:
+    """Where the message ends that begins here; None while it is not complete.
+
+    Args:
+        buffer: What has come.
+        position: Where in it the message begins.
+        last_flag: COMPRESSED where compressed messages are taken.
+
+    Raises:
+        NotGrpc: It is compressed and may not be, or far too large.
     """
     start = position + PREFIX
     if len(buffer) < start:
         return None
-    if buffer[position]:
+    if buffer[position] > last_flag:
         raise NotGrpc("a compressed message")
     size = int.from_bytes(buffer[position + 1 : start], "big")
     if size > MAX_MESSAGE:
@@ -65,15 +120,16 @@ def end_of_message(buffer: bytes | bytearray, position: int) -> int | None:
     return start + size if len(buffer) >= start + size else None
 
 
-def only_message(body: bytes) -> bytes:
-    """The message of a reply.
+def only_message(body: bytes, last_flag: int = UNCOMPRESSED) -> bytes:
+    """The message of a reply, as it came.
 
     Raises:
-        NotGrpc: There is none, or more than one, or it is compressed.
+        NotGrpc: There is none, or more than one, or it is compressed and may not be.
     """
     size = len(body) - PREFIX
-    if size < 0 or body[0] or int.from_bytes(body[1:PREFIX], "big") != size:
-        raise NotGrpc("a reply that is not one uncompressed message")
+    if size < 0 or body[0] > last_flag or int.from_bytes(body[1:PREFIX], "big") != size:
+        kind = "message" if last_flag else "uncompressed message"
+        raise NotGrpc(f"a reply that is not one {kind}")
     return body[PREFIX:]
 
 

@@ -1,0 +1,48 @@
+"""Calls and streams whose messages are compressed, as far as the engine takes them so."""
+
+from __future__ import annotations
+
+from h2.events import ResponseReceived
+
+from ensync.address import Address
+from ensync.transports.grpc_codings import ACCEPT_ENCODING, ENCODING, accepted_coding
+from ensync.transports.grpc_direct import DirectWire
+from ensync.transports.grpc_framing import COMPRESSED, Headers, decompressed, framing_in
+from ensync.transports.grpc_protocol import ClientProtocol
+from ensync.transports.grpc_wire import WireOwner
+
+__all__ = ["CompressingWire"]
+
+
+class CompressingWire(DirectWire):
+    """Takes compressed messages, and sends them once the engine has said that it takes them.
+
+    A new connection knows nothing of the one before: another engine may answer.
+    """
+
+    last_flag = COMPRESSED
+
+    def __init__(self, owner: WireOwner, protocol: ClientProtocol, address: Address) -> None:
+        super().__init__(owner, protocol, address)
+        self._coding = ""
+        self._coding_headers = [ACCEPT_ENCODING]
+        self._last_heard: object = None
+
+    def _response_received(self, event: ResponseReceived) -> None:
+        # Remembered header blocks are the same objects each time.
+        if event.headers is not self._last_heard:
+            self._last_heard = event.headers
+            self._use(accepted_coding(event.headers))
+        super()._response_received(event)
+
+    def _use(self, coding: str | None) -> None:
+        # What was said last counts: behind one address there may be engines of several kinds.
+        if coding is None or coding == self._coding:
+            return
+        self._coding = coding
+        self._coding_headers = [ACCEPT_ENCODING, *([(ENCODING, coding)] if coding else [])]
+        self._framed = framing_in(coding)
+        self._headers.clear()
+
+    def decompressed(self, message: bytes, headers: Headers | None) -> bytes:
+        return decompressed(message, headers)
