@@ -222,9 +222,10 @@ async def test_an_option_out_of_bounds_is_named(target: Target, option: dict[str
         ensync.connect(target.url, **option)
 
 
-def test_compression_is_for_websocket_and_says_so() -> None:
-    with pytest.raises(ensync.EnSyncValidationError, match="gRPC"):
-        ensync.EnSyncEngine("grpc://localhost", compression="deflate")
+def test_grpclib_does_not_compress_and_says_so() -> None:
+    with pytest.raises(ensync.EnSyncValidationError, match=r"compression.*grpclib"):
+        ensync.EnSyncEngine("grpc://localhost", compression="deflate", http2="grpclib")
+    ensync.EnSyncEngine("ws://localhost", compression="deflate", http2="grpclib")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,17 @@ from h2.exceptions import ProtocolError
 
 from ensync.server.grpc_limits import GrpcLimits
 from ensync.server.hooks import DoorConnection
+from ensync.transports.grpc_codings import (
+    ACCEPT_ENCODING,
+    ACCEPTED,
+    CODINGS,
+    ENCODING,
+    BadCompression,
+    TooLarge,
+    codings_in,
+    decompress,
+)
+from ensync.transports.grpc_framing import COMPRESSED, PREFIX, framing_in
 from ensync.transports.message_codec import encoder, strict_decoder
 
 __all__ = ["CallFailed", "GrpcCall"]
@@ -25,8 +36,11 @@ M = TypeVar("M", bound=betterproto2.Message)
 
 logger = logging.getLogger("ensync")
 
-_PREFIX_SIZE = 5  # a compression flag and the length of the message
 _RESPONSE_HEADERS = [(":status", "200"), ("content-type", "application/grpc+proto")]
+# For those who say what they take themselves: to others it would be bytes for nothing.
+_TELLING_HEADERS = [*_RESPONSE_HEADERS, (ACCEPT_ENCODING, ACCEPTED)]
+_CODED_HEADERS = {coding: [*_TELLING_HEADERS, (ENCODING, coding)] for coding in CODINGS}
+_NO_CODING = "identity"
 
 
 class CallFailed(Exception):
@@ -66,6 +80,12 @@ class GrpcCall:
         self._limits = limits
         self._large_messages = large_messages
         self._headers = headers
+        self._coding = headers.get(ENCODING, _NO_CODING)
+        self._response_headers, answer_coding = _RESPONSE_HEADERS, ""
+        if ENCODING in headers or ACCEPT_ENCODING in headers:
+            answer_coding = _answer_coding(headers)
+            self._response_headers = _CODED_HEADERS.get(answer_coding, _TELLING_HEADERS)
+        self._framed = framing_in(answer_coding)
         self._scope: anyio.CancelScope | None = None
         self._client_has_left = False
         self._must_finish = False
@@ -111,21 +131,23 @@ class GrpcCall:
         """Refuses what is HTTP/2 and not gRPC.
 
         Raises:
-            CallFailed: It is not a call in the protobuf encoding.
+            CallFailed: It is not a call in the protobuf encoding, or is in an unknown coding.
         """
         content_type = self._headers.get("content-type", "")
         if content_type not in ("application/grpc", "application/grpc+proto"):
             raise CallFailed(
                 Status.INVALID_ARGUMENT, "content-type must be application/grpc or ...+proto"
             )
-        if self._headers.get("grpc-encoding", "identity") != "identity":
-            raise CallFailed(Status.UNIMPLEMENTED, "compressed messages are not accepted")
+        if self._coding not in (*CODINGS, _NO_CODING):
+            raise CallFailed(
+                Status.UNIMPLEMENTED, f"this grpc-encoding is not accepted: {ACCEPTED} are"
+            )
 
     async def read_request(self, request_type: type[M]) -> M:
         """Reads the one message of the request.
 
         Raises:
-            CallFailed: It is too large, malformed, missing or too slow.
+            CallFailed: It is too large, malformed, missing, too slow, or can't be decompressed.
         """
         try:
             with anyio.fail_after(self._limits.read_timeout):
@@ -138,20 +160,56 @@ class GrpcCall:
             raise CallFailed(Status.INVALID_ARGUMENT, _what_is_wrong(data, request_type)) from error
 
     async def _read_message(self) -> bytes:
-        prefix = await self._read(_PREFIX_SIZE)
-        if prefix[0]:
-            raise CallFailed(Status.UNIMPLEMENTED, "compressed messages are not accepted")
+        limits = self._limits
+        prefix = await self._read(PREFIX)
+        self._check_flag(prefix[0])
         size = int.from_bytes(prefix[1:], "big")
-        if size > self._limits.message_bytes:
+        if size > limits.message_bytes:
+            raise self._too_large(f"{size} bytes")
+        if size >= limits.large_message_bytes:
+            async with self._large_messages:
+                data = await self._read(size)
+                return self._decompressed(data, limits.message_bytes) if prefix[0] else data
+        data = await self._read(size)
+        return await self._maybe_large(data) if prefix[0] else data
+
+    def _check_flag(self, flag: int) -> None:
+        if flag > COMPRESSED:
+            raise CallFailed(Status.INVALID_ARGUMENT, f"the message's flag is {flag}, not 0 or 1")
+        if flag and self._coding == _NO_CODING:
+            # Not the client's mistake, as gRPC has it, but one of the library below it.
             raise CallFailed(
-                Status.RESOURCE_EXHAUSTED,
-                f"the message is too large: {size} bytes, "
-                f"at most {self._limits.message_bytes} are accepted",
+                Status.INTERNAL, "the message is said to be compressed, and no grpc-encoding how"
             )
-        if size < self._limits.large_message_bytes:
-            return await self._read(size)
+
+    async def _maybe_large(self, data: bytes) -> bytes:
+        """Decompresses what was small until then, and waits where it becomes large."""
+        limits = self._limits
+        try:
+            return self._decompressed(data, min(limits.large_message_bytes, limits.message_bytes))
+        except TooLarge:
+            # What has come out so far is dropped: whoever waits holds nothing large.
+            pass
         async with self._large_messages:
-            return await self._read(size)
+            return self._decompressed(data, limits.message_bytes)
+
+    def _decompressed(self, data: bytes, most: int) -> bytes:
+        try:
+            return decompress(data, self._coding, most)
+        except TooLarge as error:
+            if most < self._limits.message_bytes:
+                raise
+            raise self._too_large(f"more than {most} bytes when decompressed") from error
+        except BadCompression as error:
+            raise CallFailed(
+                Status.INVALID_ARGUMENT, f"the message can't be decompressed: {error}"
+            ) from error
+
+    def _too_large(self, what: str) -> CallFailed:
+        return CallFailed(
+            Status.RESOURCE_EXHAUSTED,
+            f"the message is too large: {what}, at most {self._limits.message_bytes} are accepted",
+        )
 
     async def _read(self, size: int) -> bytes:
         try:
@@ -166,17 +224,16 @@ class GrpcCall:
         """Sends the response's headers, if that is still to be done."""
         if not self.has_begun:
             self.has_begun = True
-            await self.stream.send_headers(_RESPONSE_HEADERS)
+            await self.stream.send_headers(self._response_headers)
 
     async def send(self, message: betterproto2.Message) -> None:
         """Sends one message of the response. Waits while the client holds us back."""
         await self.begin()
-        data = encoder(type(message))(message)
-        await self.stream.send_data(b"\0" + len(data).to_bytes(4, "big") + data)
+        await self.stream.send_data(self._framed(encoder(type(message))(message)))
 
     async def finish(self, status: Status = Status.OK, text: str = "") -> None:
         """Ends the call."""
-        trailers = [] if self.has_begun else list(_RESPONSE_HEADERS)
+        trailers = [] if self.has_begun else list(self._response_headers)
         self.has_begun = True
         trailers.append(("grpc-status", str(status.value)))
         if text:
@@ -190,6 +247,14 @@ class GrpcCall:
         """Ends the call without a word."""
         if self.stream.closable:
             self.stream.reset_nowait(ErrorCodes.INTERNAL_ERROR)
+
+
+def _answer_coding(headers: dict[str, str]) -> str:
+    """What the answer is compressed by: in kind, so that who does not ask for it pays nothing."""
+    coding = headers.get(ENCODING)
+    if coding not in CODINGS:
+        return ""
+    return coding if coding in codings_in(headers.get(ACCEPT_ENCODING, coding)) else ""
 
 
 def _what_is_wrong(data: bytes, request_type: type[betterproto2.Message]) -> str:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable
 
 __all__ = [
+    "ACCEPTED",
     "ACCEPT_ENCODING",
     "CODINGS",
     "ENCODING",
@@ -17,12 +18,15 @@ __all__ = [
     "BadCompression",
     "TooLarge",
     "accepted_coding",
+    "codings_in",
     "compress",
     "decompress",
 ]
 
+# The names of headers, and what both ends of this project say in the second.
 ENCODING = "grpc-encoding"
-ACCEPT_ENCODING = ("grpc-accept-encoding", "deflate, gzip, identity")
+ACCEPT_ENCODING = "grpc-accept-encoding"
+ACCEPTED = "deflate, gzip, identity"
 
 # Smaller are acknowledgements, heartbeats and most replies: identifiers, which do not shrink,
 # or not by as much as the trying costs.
@@ -47,14 +51,16 @@ class TooLarge(BadCompression):
     """More would come out than may."""
 
 
+def codings_in(accepted: str) -> list[str]:
+    """The codings that a list of a peer's names, the best one first."""
+    named = {name.strip() for name in accepted.split(",")}
+    return [coding for coding in CODINGS if coding in named]
+
+
 def accepted_coding(headers: Iterable[tuple[str, str]]) -> str | None:
-    """The best coding that the peer takes; an empty text for none, and None where it is not said."""
-    name, _ = ACCEPT_ENCODING
-    lists = [value for each, value in headers if each == name]
-    if not lists:
-        return None
-    accepted = {coding.strip() for coding in ",".join(lists).split(",")}
-    return next((coding for coding in CODINGS if coding in accepted), "")
+    """The best coding that a peer takes; an empty text for none, None where it does not say."""
+    lists = [value for name, value in headers if name == ACCEPT_ENCODING]
+    return next(iter(codings_in(",".join(lists))), "") if lists else None
 
 
 def compress(data: bytes, coding: str) -> bytes:

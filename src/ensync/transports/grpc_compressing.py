@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from h2.events import ResponseReceived
 
 from ensync.address import Address
-from ensync.transports.grpc_codings import ACCEPT_ENCODING, ENCODING, accepted_coding
+from ensync.transports.grpc_codings import ACCEPT_ENCODING, ACCEPTED, ENCODING, accepted_coding
 from ensync.transports.grpc_direct import DirectWire
 from ensync.transports.grpc_framing import COMPRESSED, Headers, decompressed, framing_in
 from ensync.transports.grpc_protocol import ClientProtocol
 from ensync.transports.grpc_wire import WireOwner
 
 __all__ = ["CompressingWire"]
+
+_ANNOUNCEMENT = (ACCEPT_ENCODING, ACCEPTED)
 
 
 class CompressingWire(DirectWire):
@@ -25,14 +29,16 @@ class CompressingWire(DirectWire):
     def __init__(self, owner: WireOwner, protocol: ClientProtocol, address: Address) -> None:
         super().__init__(owner, protocol, address)
         self._coding = ""
-        self._coding_headers = [ACCEPT_ENCODING]
+        self._coding_headers = [_ANNOUNCEMENT]
         self._last_heard: object = None
 
     def _response_received(self, event: ResponseReceived) -> None:
+        # h2 declares header objects of its own, and gives tuples of text all the same.
+        headers: Any = event.headers
         # Remembered header blocks are the same objects each time.
-        if event.headers is not self._last_heard:
-            self._last_heard = event.headers
-            self._use(accepted_coding(event.headers))
+        if headers is not self._last_heard:
+            self._last_heard = headers
+            self._use(accepted_coding(headers))
         super()._response_received(event)
 
     def _use(self, coding: str | None) -> None:
@@ -40,7 +46,7 @@ class CompressingWire(DirectWire):
         if coding is None or coding == self._coding:
             return
         self._coding = coding
-        self._coding_headers = [ACCEPT_ENCODING, *([(ENCODING, coding)] if coding else [])]
+        self._coding_headers = [_ANNOUNCEMENT, *([(ENCODING, coding)] if coding else [])]
         self._framed = framing_in(coding)
         self._headers.clear()
 

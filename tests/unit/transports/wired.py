@@ -11,6 +11,7 @@ from h2.events import DataReceived, RequestReceived, StreamReset
 
 from ensync.address import parse_address
 from ensync.proto.ensync import EventStreamResponse, PublishEventRequest, PublishEventResponse
+from ensync.transports.grpc_compressing import CompressingWire
 from ensync.transports.grpc_connection import GrpcConnection
 from ensync.transports.grpc_direct import DirectWire
 from ensync.transports.grpc_protocol import ClientProtocol
@@ -54,7 +55,7 @@ class FakeTransport:
 class Wired:
     """What the client sends is heard at :meth:`to_server`, and the other way round."""
 
-    def __init__(self, *, lean: bool = True) -> None:
+    def __init__(self, *, lean: bool = True, compresses: bool = False) -> None:
         self.turn: list[Callable[[], object]] = []
         self.timers: dict[Callable[[], object], float] = {}
         self.connection = GrpcConnection(parse_address("grpc://localhost"), self._call_later)
@@ -63,10 +64,12 @@ class Wired:
         self.protocol.connection_made(self.transport)
         address = parse_address("grpc://localhost")
         self.connection._protocol = self.protocol
-        self.connection._wire = DirectWire(self.connection, self.protocol, address)
+        wire = CompressingWire if compresses else DirectWire
+        self.connection._wire = wire(self.connection, self.protocol, address)
         self.server = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
         self.server.initiate_connection()
         self.requests: dict[int, bytearray] = {}
+        self.headers: dict[int, dict[Any, Any]] = {}
         self.resets: list[int] = []
         self.results: list[UnaryResult] = []
         self.messages: list[str] = []
@@ -97,6 +100,7 @@ class Wired:
     def _heard(self, event: object) -> None:
         if isinstance(event, RequestReceived):
             self.requests[event.stream_id or 0] = bytearray()
+            self.headers[event.stream_id or 0] = dict(event.headers)
         elif isinstance(event, StreamReset):
             self.resets.append(event.stream_id or 0)
         elif isinstance(event, DataReceived):
@@ -150,11 +154,13 @@ class Wired:
             on_end=self.ends.append,
         )
 
-    def answer(self, number: int, body: bytes | None = None, trailers: Any = OK) -> None:
+    def answer(
+        self, number: int, body: bytes | None = None, trailers: Any = OK, headers: Any = RESPONSE
+    ) -> None:
         """Answers a call as the engine would."""
         if body is None:
             body = message(bytes(PublishEventResponse(success=True, event_idem="e")))
-        self.server.send_headers(number, RESPONSE)
+        self.server.send_headers(number, headers)
         self.send(number, body)
         self.server.send_headers(number, trailers, end_stream=True)
 
