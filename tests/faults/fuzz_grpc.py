@@ -34,6 +34,7 @@ from ensync.proto.ensync import (
     UnsubscribeRequest,
     UnsubscribeResponse,
 )
+from ensync.transports.grpc_codings import ENCODING, decompress
 from tests.faults.fuzz_http2 import (
     BEGINNING,
     PIECES,
@@ -80,8 +81,11 @@ async def calls(lot: random.Random, prey: Prey, lines: list[Line]) -> None:
         replies: dict[int, tuple[Reply, Method]] = {}
         for _ in range(CALLS):
             method = lot.choice(methods)
-            body, is_whole = request_body(lot, bytes(method.request))
-            stream_id = await raw.ask(body, path=SERVICE + method.name, end=is_whole)
+            coding = lot.choice(["", "", "deflate", "gzip"])
+            body, is_whole = request_body(lot, bytes(method.request), coding)
+            headers = {ENCODING: coding} if coding else None
+            path = SERVICE + method.name
+            stream_id = await raw.ask(body, path=path, end=is_whole, headers=headers)
             if is_whole and method.name != "Subscribe":
                 replies[stream_id] = Reply(), method
         prey.thrown["calls"] += CALLS
@@ -275,7 +279,10 @@ def _answer(reply: Reply, method: Method) -> str:
     """What the door said, without what is different each time."""
     if reply.status is not Status.OK:
         return f"{reply.status.name}: {_gist(reply.headers.get('grpc-message', ''))}"
-    message = method.response.parse(reply.data[5:])
+    data = reply.data[5:]
+    if reply.data[0]:
+        data = decompress(data, reply.headers[ENCODING], MIB)
+    message = method.response.parse(data)
     if getattr(message, "success", False):
         return f"{method.name}: done"
     return _gist(getattr(message, "error_message", "") or getattr(message, "message", ""))

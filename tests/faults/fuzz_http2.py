@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import zlib
 
 from hpack import Encoder
 
 from ensync.proto.ensync import ConnectRequest
+from ensync.transports.grpc_codings import compress
 from tests.faults.fuzz_line import Prey, lied_to, spoilt
 from tests.unit.server.raw_http2 import framed
 
@@ -27,6 +29,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 BEGINNING = PREFACE + b"\0\0\0\4\0\0\0\0\0"  # and no settings
 LARGEST_FRAME = 16_384
 MIB = 1 << 20
+BOMB = zlib.compress(bytes(6 * MIB + 1))
 
 PIECES = [
     *(
@@ -57,21 +60,30 @@ def recorded(app_key: str) -> bytes:
     return BEGINNING + frame(1, 4, 1, block) + frame(0, 1, 1, body)
 
 
-def request_body(lot: random.Random, message: bytes) -> tuple[bytes, bool]:
+def request_body(lot: random.Random, message: bytes, coding: str = "") -> tuple[bytes, bool]:
     """The bytes of a request, and whether it is said that there are no more of them."""
     if lot.random() < 0.7:
         message = lied_to(lot, message, PIECES)
+    if coding and lot.random() < 0.7:
+        return framed(_compressed(lot, message, coding)[:15_000], compressed=1), True
     body = framed(message[:15_000])
     if lot.random() < 0.75:
         return body, True
     lies = [
         framed(message, size=lot.choice([0, len(message) + 1, 6 * MIB + 1, 2**32 - 1])),
-        framed(message, compressed=lot.randrange(256)),
+        framed(message, compressed=lot.choice([1, lot.randrange(256)])),
         body + body,
         body[: lot.randrange(len(body))],
         lot.randbytes(lot.randrange(40)),
     ]
     return lot.choice(lies)[:16_000], lot.random() < 0.8
+
+
+def _compressed(lot: random.Random, message: bytes, coding: str) -> bytes:
+    if lot.random() < 0.02:
+        return BOMB
+    data = compress(message, coding)
+    return lied_to(lot, data, PIECES) if lot.random() < 0.4 else data
 
 
 def spoilt_headers(lot: random.Random, method: str) -> Headers:
@@ -88,7 +100,7 @@ def spoilt_headers(lot: random.Random, method: str) -> Headers:
             [(lot.randbytes(4), value)],
             [(name, spoilt(lot, value, PIECES))],
             [(name, value), (b"grpc-timeout", lot.choice([b"1S", b"-1n", b"9" * 20, b"x"]))],
-            [(name, value), (b"grpc-encoding", lot.choice([b"gzip", b"identity", b"\xff"]))],
+            [(name, value), (b"grpc-encoding", lot.choice([b"gzip", b"snappy", b"\xff"]))],
             [(name, value), (b"x-long", b"y" * lot.choice([100, 5000, 15_000]))],
             [(name, value), (b"content-length", lot.choice([b"0", b"-1", b"x", b"9" * 30]))],
         ]

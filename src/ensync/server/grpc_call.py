@@ -175,7 +175,9 @@ class GrpcCall:
 
     def _check_flag(self, flag: int) -> None:
         if flag > COMPRESSED:
-            raise CallFailed(Status.INVALID_ARGUMENT, f"the message's flag is {flag}, not 0 or 1")
+            raise CallFailed(
+                Status.INVALID_ARGUMENT, f"the flag of the message is {flag}, not 0 or 1"
+            )
         if flag and self._coding == _NO_CODING:
             # Not the client's mistake, as gRPC has it, but one of the library below it.
             raise CallFailed(
@@ -202,7 +204,7 @@ class GrpcCall:
             raise self._too_large(f"more than {most} bytes when decompressed") from error
         except BadCompression as error:
             raise CallFailed(
-                Status.INVALID_ARGUMENT, f"the message can't be decompressed: {error}"
+                Status.INVALID_ARGUMENT, f"the compressed message can't be read: {error}"
             ) from error
 
     def _too_large(self, what: str) -> CallFailed:
