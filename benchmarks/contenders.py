@@ -38,6 +38,12 @@ class Contender:
 BASELINE = "sdk-0.4.4"
 
 
+def _ours_compressed(loop: str) -> Contender:
+    ours = _ours(loop)
+    arguments = (*ours.arguments, "--compression", "deflate")
+    return Contender(f"{loop}-compressed", f"{ours.title}, compressed", arguments)
+
+
 def _ours(loop: str, http2: str = "auto", *, websocket: bool = False) -> Contender:
     way = "-websocket" if websocket else "" if http2 == "auto" else f"-{http2}"
     title = ", WebSocket" if websocket else "" if http2 == "auto" else f', http2="{http2}"'
@@ -59,6 +65,7 @@ CONTENDERS = {
         _ours("asyncio"),
         _ours("uvloop"),
         _ours("trio"),
+        _ours_compressed("asyncio"),
         _ours("asyncio", "h2"),
         _ours("trio", "h2"),
         _ours("asyncio", "grpclib"),

@@ -122,7 +122,7 @@ def profile(job: Job, loop: str) -> tuple[dict[str, float], Counter[tuple[str, s
     """Microseconds of CPU per event by kind, and samples by place."""
     sampler = Sampler()
     with sampler.sampling():
-        measurement = run_job(job, loop, "auto")
+        measurement = run_job(job, loop, {})
     cost = measurement.client_cpu / measurement.count * 1e6
     total = sum(sampler.kinds.values())
     shares = {kind: sampler.kinds[kind] / total * cost for kind, _ in KINDS}

@@ -159,7 +159,7 @@ def _recipients_section() -> Section:
     return Section(
         key="recipients",
         title="One event to several recipients, one at a time",
-        contenders=SIDE_BY_SIDE,
+        contenders=(*SIDE_BY_SIDE, "asyncio-compressed"),
         scenarios=tuple(
             Scenario(
                 f"recipients-{recipients}",

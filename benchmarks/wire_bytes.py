@@ -14,7 +14,7 @@ from benchmarks.processes import TalkingProcess, running
 __all__ = ["CLIENTS", "RECIPIENTS", "count_wire_bytes"]
 
 RECIPIENTS = (1, 10, 50)
-CLIENTS = ("sdk-0.4.4", "asyncio")
+CLIENTS = ("sdk-0.4.4", "asyncio", "asyncio-compressed")
 EVENTS = 20
 
 

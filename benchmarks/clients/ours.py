@@ -89,16 +89,18 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--loop", choices=["asyncio", "uvloop", "trio"], required=True)
     parser.add_argument("--http2", choices=["auto", "h2", "grpclib"], default="auto")
+    parser.add_argument("--compression", choices=["deflate"])
     options = parser.parse_args()
-    serve_jobs(lambda job: run_job(job, options.loop, options.http2))
+    engine_options = {"http2": options.http2, "compression": options.compression}
+    serve_jobs(lambda job: run_job(job, options.loop, engine_options))
 
 
-def run_job(job: Job, loop: str, http2: Any) -> Measurement:
+def run_job(job: Job, loop: str, engine_options: Any) -> Measurement:
     """Connects, runs the job's workload, disconnects."""
 
     async def connect_and_run() -> Measurement:
         async with ensync.connect(
-            job.url, app_key=job.app_key, app_secret_key=job.secret_key, http2=http2
+            job.url, app_key=job.app_key, app_secret_key=job.secret_key, **engine_options
         ) as client:
             return await WORKLOADS[job.workload](EnsyncClient(client, job), job)
 

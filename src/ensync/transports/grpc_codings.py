@@ -38,9 +38,11 @@ _WRAPPINGS = {"deflate": 0, "gzip": 16}
 CODINGS = tuple(_WRAPPINGS)
 
 _LEVEL = 1  # 9 takes one byte in two hundred more, of an event
-# Most of the time for a small message goes into preparing a window of 32 KiB. With one of 4 KiB
-# it takes a quarter of the time, and an event comes out as small.
+# What zlib prepares by default, a window of 32 KiB and tables of as much, takes longer than
+# compressing an event does. With a window of 4 KiB and small tables it is half of the time
+# in all, and what comes out is as small.
 _WINDOW_BITS = 12
+_MEMORY_LEVEL = 6
 
 
 class BadCompression(Exception):
@@ -66,7 +68,7 @@ def accepted_coding(headers: Iterable[tuple[str, str]]) -> str | None:
 def compress(data: bytes, coding: str) -> bytes:
     """Compresses a message."""
     bits = _WINDOW_BITS + _WRAPPINGS[coding]
-    compressor = zlib.compressobj(_LEVEL, wbits=bits)
+    compressor = zlib.compressobj(_LEVEL, wbits=bits, memLevel=_MEMORY_LEVEL)
     return compressor.compress(data) + compressor.flush()
 
 
