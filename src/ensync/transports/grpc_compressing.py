@@ -21,7 +21,9 @@ _ANNOUNCEMENT = (ACCEPT_ENCODING, ACCEPTED)
 class CompressingWire(DirectWire):
     """Takes compressed messages, and sends them once the engine has said that it takes them.
 
-    A new connection knows nothing of the one before: another engine may answer.
+    A new connection knows nothing of the one before: another engine may answer. So its first
+    request does not name a coding, and an engine that answers in kind does not compress the
+    events of a subscription that was asked for by it.
     """
 
     last_flag = COMPRESSED
