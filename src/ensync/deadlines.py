@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 
 import anyio
 
@@ -15,18 +15,20 @@ __all__ = ["Deadline", "Deadlines"]
 _PER_SECOND = 20
 
 
-class Deadline:
-    """One wait's deadline; :meth:`cancel` when the wait is over."""
+class Deadline(ABC):
+    """A wait that may not last; :meth:`cancel` when it is over. Each has to be added first."""
 
-    __slots__ = ("_bucket", "expire")
+    __slots__ = ("bucket",)
 
-    def __init__(self, bucket: dict[Deadline, None], expire: Callable[[], None]) -> None:
-        self._bucket = bucket
-        self.expire = expire
+    bucket: dict[Deadline, None]
+
+    @abstractmethod
+    def expire(self) -> None:
+        """Its time has come."""
 
     def cancel(self) -> None:
         """The wait ended by itself. Does nothing when it has expired."""
-        self._bucket.pop(self, None)
+        self.bucket.pop(self, None)
 
 
 class Deadlines:
@@ -37,8 +39,8 @@ class Deadlines:
         self._due: list[int] = []
         self._earlier: anyio.Event | None = None
 
-    def add(self, at: float, expire: Callable[[], None]) -> Deadline:
-        """Calls ``expire`` when the time is past ``at``, unless it is cancelled first."""
+    def add(self, at: float, deadline: Deadline) -> None:
+        """Has it expire when the time is past ``at``, unless it is cancelled first."""
         number = math.ceil(at * _PER_SECOND)
         bucket = self._buckets.get(number)
         if bucket is None:
@@ -46,9 +48,8 @@ class Deadlines:
             heapq.heappush(self._due, number)
             if self._due[0] == number and self._earlier is not None:
                 self._earlier.set()
-        deadline = Deadline(bucket, expire)
+        deadline.bucket = bucket
         bucket[deadline] = None
-        return deadline
 
     async def run(self) -> None:
         """Ends waits when they are due, until it is cancelled."""

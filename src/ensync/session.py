@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from ensync.acknowledgements import AcknowledgementPipeline
 from ensync.connection import Answer, ClientState, Connection, SessionSettings
-from ensync.deadlines import Deadlines
+from ensync.deadlines import Deadline, Deadlines
 from ensync.draining import Draining
 from ensync.errors import (
     EnSyncConnectionError,
@@ -37,7 +37,7 @@ from ensync.transports.base import (
     ReplyCallback,
     Request,
 )
-from ensync.transports.bridge import AsyncioSide, current_clock
+from ensync.transports.bridge import AsyncioSide, Latch, current_clock, latch_type
 
 __all__ = ["Session", "waited"]
 
@@ -48,14 +48,17 @@ logger = logging.getLogger("ensync")
 _ACKNOWLEDGE_FIRST = 2.0
 
 
-class _Wait:
+class _Wait(Deadline):
     """For the answer to one request."""
 
     __slots__ = ("answer", "over")
 
-    def __init__(self, over: anyio.Event) -> None:
+    def __init__(self, over: Latch) -> None:
         self.over = over
         self.answer: Outcome | EnSyncError | None = None
+
+    def expire(self) -> None:
+        self.over.set()
 
     def answered(self, answer: Outcome | EnSyncError) -> None:
         self.answer = answer
@@ -84,6 +87,7 @@ class Session:
         self._changed = anyio.Event()
         # That of the event loop, which anyio.Event() would look up each time.
         self.make_event = type(self._changed)
+        self._make_latch = latch_type()
         self.clock = current_clock()
         self._deadlines = Deadlines()
         self._decisions = self._new_decisions()
@@ -292,13 +296,13 @@ class Session:
 
     async def exchange(self, connection: Connection, request: Request, deadline: float) -> Answer:
         """Sends a request once and waits for its answer, until the deadline."""
-        wait = _Wait(self.make_event())
+        wait = _Wait(self._make_latch())
         call = connection.live_link.send(request, wait.answered)
-        timer = self._deadlines.add(deadline, wait.over.set)
+        self._deadlines.add(deadline, wait)
         try:
             await wait.over.wait()
         finally:
-            timer.cancel()
+            wait.cancel()
             sent = call.sent
             if wait.answer is None:
                 call.cancel()

@@ -26,15 +26,14 @@ def tell(
     WebSocket, where replies come in order, all that comes after it.
     """
     telling = _Telling(on_answer)
-    telling.timer = deadlines.add(at, telling.expire)
+    deadlines.add(at, telling)
     call = link.send(request, telling.answered)
     telling.give_up = call.cancel
 
 
-class _Telling:
-    __slots__ = ("_on_answer", "give_up", "timer")
+class _Telling(Deadline):
+    __slots__ = ("_on_answer", "give_up")
 
-    timer: Deadline
     give_up: Callable[[], None]
 
     def __init__(self, on_answer: ReplyCallback) -> None:
@@ -43,7 +42,7 @@ class _Telling:
     def answered(self, answer: Outcome | EnSyncError) -> None:
         on_answer, self._on_answer = self._on_answer, None
         if on_answer is not None:
-            self.timer.cancel()
+            self.cancel()
             on_answer(answer)
 
     def expire(self) -> None:

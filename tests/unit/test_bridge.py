@@ -15,7 +15,7 @@ import trio
 import trio.abc
 import trio.lowlevel
 
-from ensync.transports.bridge import being_cancelled, open_asyncio_side
+from ensync.transports.bridge import being_cancelled, latch_type, open_asyncio_side
 
 pytestmark = pytest.mark.anyio
 
@@ -249,3 +249,42 @@ trio.run(main)
 
 def test_asyncio_programs_of_the_same_process_stay_asyncios() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", AFTER_TRIO], check=True, timeout=50)
+
+
+# Latches
+
+
+async def test_a_latch_lets_the_task_go_on() -> None:
+    latch = latch_type()()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(latch.wait)
+        await anyio.wait_all_tasks_blocked()
+        latch.set()
+        latch.set()
+
+
+async def test_a_latch_that_is_set_by_then_is_a_checkpoint() -> None:
+    latch = latch_type()()
+    latch.set()
+    await latch.wait()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await latch.wait()
+    assert scope.cancelled_caught
+
+
+async def test_whoever_waits_at_a_latch_may_be_cancelled() -> None:
+    latch = latch_type()()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(latch.wait)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    latch.set()
+
+
+async def test_a_latch_is_set_from_the_asyncio_side() -> None:
+    latch = latch_type()()
+    async with open_asyncio_side() as side, anyio.create_task_group() as tasks:
+        tasks.start_soon(latch.wait)
+        await anyio.wait_all_tasks_blocked()
+        side.call_soon(latch.set)

@@ -17,18 +17,21 @@ import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from ensync.errors import EnSyncGenericError
 
 __all__ = [
     "ASYNCIO_OF_ITS_OWN",
     "AsyncioSide",
+    "Latch",
     "accepting_task",
     "being_cancelled",
     "current_clock",
+    "latch_type",
     "open_asyncio_side",
 ]
 
@@ -329,6 +332,70 @@ def current_clock() -> Callable[[], float]:
 
         return trio.current_time
     return asyncio.get_running_loop().time
+
+
+class Latch(Protocol):
+    """An ``anyio.Event`` for one task that waits, at half of its price."""
+
+    def set(self) -> None:
+        """Lets the task go on. Once more does nothing."""
+        ...
+
+    async def wait(self) -> None:
+        """Waits until it is set."""
+        ...
+
+
+class _LatchOfAsyncio:
+    __slots__ = ("_future",)
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def set(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        if self._future.done():
+            await checkpoint()
+        else:
+            await self._future
+
+
+def _latch_type_of_trio() -> type[Latch]:
+    from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
+
+    class LatchOfTrio:
+        __slots__ = ("_is_set", "_task")
+
+        def __init__(self) -> None:
+            self._is_set = False
+            self._task: Task | None = None
+
+        def set(self) -> None:
+            self._is_set = True
+            task, self._task = self._task, None
+            if task is not None:
+                reschedule(task)
+
+        async def wait(self) -> None:
+            if self._is_set:
+                await checkpoint()
+            else:
+                self._task = current_task()
+                await wait_task_rescheduled(self._cancelled)
+
+        def _cancelled(self, _raise: object) -> Abort:
+            self._task = None
+            return Abort.SUCCEEDED
+
+    return LatchOfTrio
+
+
+def latch_type() -> type[Latch]:
+    """The class of latches for the event loop that is running."""
+    return _latch_type_of_trio() if _on_trio() else _LatchOfAsyncio
 
 
 def accepting_task() -> asyncio.Task[Any] | None:

@@ -42,25 +42,19 @@ class GrpcCall(Call):
         self.request = request
         self._on_reply: ReplyCallback | None = on_reply
         self._method: Method = METHODS[type(request)]
+        self._generation = link.transport.generation or Generation.MESSAGE
         self._unary: UnaryCall | None = None
         self.sent = False
 
     def start(self) -> None:
-        told = self._link.transport.generation
-        self._start_as(told or Generation.MESSAGE)
-
-    def _start_as(self, generation: Generation) -> None:
-        def on_result(result: UnaryResult) -> None:
-            self._resulted(result, generation)
-
         self.sent = False
         message = self._method.encode(self._link.client_id, self.request)
-        path = self._method.path(generation)
+        path = self._method.path(self._generation)
         self._unary = self.connection.call(
             path,
             message,
             self._method.reply_type,
-            on_result,
+            self._resulted,
             self._was_sent,
             urgent=isinstance(self.request, Heartbeat),
         )
@@ -80,18 +74,18 @@ class GrpcCall(Call):
         if on_reply is not None:
             on_reply(result)
 
-    def _resulted(self, result: UnaryResult, generation: Generation) -> None:
+    def _resulted(self, result: UnaryResult) -> None:
         if self._on_reply is None:
             return
         if isinstance(result, EnSyncConnectionError):
             self.answer(result)
         elif isinstance(result, GRPCError):
-            self._refused(result, generation)
+            self._refused(result)
         else:
-            self._answered(result, generation)
+            self._answered(result)
 
-    def _answered(self, reply: betterproto2.Message, generation: Generation) -> None:
-        transport = self._link.transport
+    def _answered(self, reply: betterproto2.Message) -> None:
+        transport, generation = self._link.transport, self._generation
         if transport.generation is not generation and not self._method.same_in_both:
             transport.generation = generation
         try:
@@ -101,9 +95,10 @@ class GrpcCall(Call):
         else:
             self.answer(outcome)
 
-    def _refused(self, error: GRPCError, generation: Generation) -> None:
-        if error.status is Status.UNIMPLEMENTED and self._other_generation_may_do(generation):
-            self._start_as(Generation.EVENT)
+    def _refused(self, error: GRPCError) -> None:
+        if error.status is Status.UNIMPLEMENTED and self._other_generation_may_do():
+            self._generation = Generation.EVENT
+            self.start()
         elif error.status is Status.UNAUTHENTICATED:
             self.answer(Outcome(False, status_text(error), unauthenticated=True))
         elif error.status in REFUSALS:
@@ -111,9 +106,9 @@ class GrpcCall(Call):
         else:
             self.answer(_passing_failure(error))
 
-    def _other_generation_may_do(self, tried: Generation) -> bool:
+    def _other_generation_may_do(self) -> bool:
         return (
-            tried is Generation.MESSAGE
+            self._generation is Generation.MESSAGE
             and not self._method.same_in_both
             and self._link.transport.generation is None
         )
