@@ -248,5 +248,5 @@ async def test_a_discard_of_a_failed_handler_s_event(
             tasks.start_soon(lambda: subscription.for_each(fail, on_error="discard"))
             await until(lambda: engine.statistics().discarded == 1)
             tasks.cancel_scope.cancel()
-    assert faults.calls("discard") == 3
+    assert faults.calls("discard") >= 3
     assert subscription.statistics().failed_handlers == 1
