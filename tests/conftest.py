@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
@@ -29,6 +32,12 @@ bridge._leave_asyncio_programs_alone()
 # start would inherit that, and some are there to be interrupted.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where nothing may be written beside the sources, each of these commands would compile all of
+# them: that is half of its time.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="ensync-tests-bytecode-")
+    atexit.register(shutil.rmtree, os.environ["PYTHONPYCACHEPREFIX"], ignore_errors=True)
 
 # A slow machine is not a failure; pytest-timeout bounds every test.
 hypothesis.settings.register_profile("ensync", deadline=None, max_examples=50)
