@@ -99,8 +99,6 @@ async def publish_all(session: Session, requests: list[Publish], timeout: float)
     if len(requests) == 1:
         request = requests[0]
         outcome = await _publish(session, request, deadline)
-        if type(outcome) is Accepted:
-            return make_received(Receipt, request.event_name, {request.recipient: outcome.event_id})
         return _receipt(request.event_name, {request.recipient: outcome})
     outcomes: dict[str, RecipientOutcome] = {}
 

@@ -28,7 +28,7 @@ from ensync.options import Backoff, Reconnect
 from ensync.reconnecting import ReconnectDecisions, TryAfter
 from ensync.registry import SubscriptionRegistry
 from ensync.scopes import background_tasks
-from ensync.telling import tell
+from ensync.telling import no_answer_in_time, tell
 from ensync.transports.base import (
     Identity,
     Link,
@@ -307,7 +307,7 @@ class Session:
             if wait.answer is None:
                 call.cancel()
         if wait.answer is None:
-            return Answer(EnSyncTimeoutError("no answer from the engine in time"), sent)
+            return Answer(no_answer_in_time(), sent)
         if isinstance(wait.answer, Outcome):
             connection.answered(request, wait.answer)
         else:

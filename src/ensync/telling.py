@@ -10,10 +10,15 @@ from ensync.deadlines import Deadline, Deadlines
 from ensync.errors import EnSyncError, EnSyncTimeoutError
 from ensync.transports.base import Link, Outcome, ReplyCallback, Request
 
-__all__ = ["Tell", "tell"]
+__all__ = ["Tell", "no_answer_in_time", "tell"]
 
 Tell: TypeAlias = Callable[[Connection, Request, ReplyCallback], None]
 """What a session has for this; the deadline is that of all its requests."""
+
+
+def no_answer_in_time() -> EnSyncTimeoutError:
+    """What is said of a request that was given up at its deadline."""
+    return EnSyncTimeoutError("no answer from the engine in time")
 
 
 def tell(
@@ -49,4 +54,4 @@ class _Telling(Deadline):
         on_answer, self._on_answer = self._on_answer, None
         if on_answer is not None:
             self.give_up()
-            on_answer(EnSyncTimeoutError("no answer from the engine in time"))
+            on_answer(no_answer_in_time())

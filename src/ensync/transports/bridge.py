@@ -335,7 +335,7 @@ def current_clock() -> Callable[[], float]:
 
 
 class Latch(Protocol):
-    """An ``anyio.Event`` for one task that waits, at half of its price."""
+    """An ``anyio.Event`` for one task that waits, which costs less."""
 
     def set(self) -> None:
         """Lets the task go on. Once more does nothing."""

@@ -9,7 +9,7 @@ from h2.events import ResponseReceived
 from ensync.address import Address
 from ensync.transports.grpc_codings import ACCEPT_ENCODING, ACCEPTED, ENCODING, accepted_coding
 from ensync.transports.grpc_direct import DirectWire
-from ensync.transports.grpc_framing import COMPRESSED, Headers, decompressed, framing_in
+from ensync.transports.grpc_framing import COMPRESSED, framing_in
 from ensync.transports.grpc_protocol import ClientProtocol
 from ensync.transports.grpc_wire import WireOwner
 
@@ -51,6 +51,3 @@ class CompressingWire(DirectWire):
         self._coding_headers = [_ANNOUNCEMENT, *([(ENCODING, coding)] if coding else [])]
         self._framed = framing_in(coding)
         self._headers.clear()
-
-    def decompressed(self, message: bytes, headers: Headers | None) -> bytes:
-        return decompressed(message, headers)

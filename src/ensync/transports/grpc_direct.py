@@ -33,6 +33,7 @@ from ensync.transports.grpc_framing import (
     Framing,
     Headers,
     NotGrpc,
+    decompressed,
     end_of_message,
     framed,
     is_grpc,
@@ -232,14 +233,6 @@ class DirectWire(Wire):
             self._good = headers, trailers
         return refusal
 
-    def decompressed(self, message: bytes, headers: Headers | None) -> bytes:
-        """What is in a compressed message of an answer.
-
-        Raises:
-            NotGrpc: It can't be read, or should not be there.
-        """
-        raise NotGrpc("a compressed message")
-
     # What goes wrong
 
     def _refused(self, number: int) -> None:
@@ -374,7 +367,7 @@ class _CallExchange(_Exchange):
             body = b"".join(self._chunks)
             message = only_message(body, self.wire.last_flag)
             if body[0]:
-                message = self.wire.decompressed(message, self.headers)
+                message = decompressed(message, self.headers)
             return decoder(self._call.reply_type)(message)
         except Exception as error:  # noqa: BLE001 - whatever the bytes make the codec raise
             return self.wire.owner.translate(error)
@@ -437,7 +430,7 @@ class _StreamExchange(_Exchange):
                     break
                 data = bytes(buffer[position + PREFIX : stop])
                 if buffer[position]:
-                    data = self.wire.decompressed(data, self.headers)
+                    data = decompressed(data, self.headers)
                 message = self._decode(data)
                 position = stop
                 self._stream.on_message(message)
