@@ -56,7 +56,7 @@ class RepeatedDiscards:
 
     def add(self, key: EventKey) -> None:
         """Discards one event, now or as soon as there is a stream."""
-        if key not in self._asked:
+        if key not in self._asked and self._in_vain < _MOST_IN_VAIN:
             self._unasked[key] = None
             self.retry()
 
@@ -78,7 +78,8 @@ class RepeatedDiscards:
         asked = key in self._asked
         self._asked.discard(key)
         if isinstance(answer, EnSyncError):
-            self._in_vain += isinstance(answer, EnSyncTimeoutError)
+            if isinstance(answer, EnSyncTimeoutError):
+                self._was_in_vain()
             if asked:
                 self._unasked[key] = None
             return
@@ -87,3 +88,11 @@ class RepeatedDiscards:
             connection.unknown_to_engine(answer.message)
         elif not means_done(answer):
             self._refused(answer.message)
+
+    def _was_in_vain(self) -> None:
+        self._in_vain += 1
+        if self._in_vain == _MOST_IN_VAIN:
+            logger.warning(
+                "the engine does not answer discards of %r: it is asked for no more of them",
+                self._event_name,
+            )

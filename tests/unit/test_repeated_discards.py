@@ -96,7 +96,9 @@ async def test_with_the_stream_all_is_forgotten(bench: Bench) -> None:
     assert bench.asked == ["a"]
 
 
-async def test_an_engine_that_never_answers_is_asked_no_more(bench: Bench) -> None:
+async def test_an_engine_that_never_answers_is_asked_no_more(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     for key in (A, B, C):
         bench.discards.add(key)
         bench.link.answer(LATE)
@@ -105,6 +107,8 @@ async def test_an_engine_that_never_answers_is_asked_no_more(bench: Bench) -> No
     bench.discards.retry()
     bench.discards.add(A)
     assert not bench.asked
+    assert len(caplog.records) == 1
+    assert "'orders'" in caplog.text
 
 
 async def test_an_engine_that_answers_now_and_then_is_asked_on(bench: Bench) -> None:
