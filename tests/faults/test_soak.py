@@ -16,7 +16,7 @@ from tests.faults.soak_ledger import Ledger, State, StoredCopy
 from tests.faults.soak_report import table
 
 SEED = int(os.environ.get("ENSYNC_SOAK_SEED", "21"))
-SECONDS = 12.0
+SECONDS = 15.0
 
 SHOP, BILLING = "shop", "billing"
 ALICE, BOB = 1, 2
