@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -237,35 +237,47 @@ async def test_what_a_handler_settled_without_an_answer_is_not_shown_again_when_
 
         async def handler(event: Event) -> None:
             seen.append(event.payload)
-            if event.payload == 1:
+            if event.payload == 0:
+                # Who does not know what came of it fails. The engine knows.
+                await (event.ack() if how == "acknowledge" else event.discard())
+            elif event.payload == 1:
+                await publish_all(client, event_name, [2])  # behind whatever was given back
+            else:
                 await subscription.unsubscribe()
-            # Who does not know what came of it fails. The engine knows.
-            await (event.ack() if how == "acknowledge" else event.discard())
 
         with anyio.fail_after(PATIENCE):
             async with client.subscribe(event_name) as subscription:
                 await subscription.for_each(handler)
-    assert seen == [0, 1]
+    assert seen == [0, 1, 2]
+    assert await unsettled(target, event_name) == []
+
+
+async def failing_at_first(
+    client: ensync.EnSyncClient, event_name: str, **options: Any
+) -> tuple[list[bool], ensync.SubscriptionStatistics]:
+    """Whether what a handler is given came before; it fails when it did not."""
+    seen: list[bool] = []
+
+    async def handler(event: Event) -> None:
+        seen.append(event.redelivered)
+        if not event.redelivered:
+            raise LookupError
+        await subscription.unsubscribe()
+
+    with anyio.fail_after(PATIENCE):
+        async with client.subscribe(event_name) as subscription:
+            await subscription.for_each(handler, **options)
+    return seen, subscription.statistics()
 
 
 async def test_without_an_answer_to_a_deferral_the_event_comes_again_at_once(
     target: Target, faults: Faults, event_name: str
 ) -> None:
     quick = ensync.Reconnect(initial=1e-6, maximum=1e-6)
-    seen: list[bool] = []
     async with target.connect(request_timeout=0.3, reconnect=quick) as client:
         await publish_all(client, event_name, [0])
         faults.drop_request("defer", count=None)
-
-        async def handler(event: Event) -> None:
-            seen.append(event.redelivered)
-            if not event.redelivered:
-                raise LookupError
-            await subscription.unsubscribe()
-
-        with anyio.fail_after(PATIENCE):
-            async with client.subscribe(event_name) as subscription:
-                await subscription.for_each(handler, delay=3600)
+        seen, _ = await failing_at_first(client, event_name, delay=3600)
     assert seen == [False, True]
     assert await unsettled(target, event_name) == []
 
@@ -280,17 +292,7 @@ async def test_what_the_engine_refuses_to_settle_is_counted_and_shown_again(
 ) -> None:
     await publish_all(client, event_name, [0])
     faults.refuse_next(on_error)
-    seen: list[bool] = []
-
-    async def handler(event: Event) -> None:
-        seen.append(event.redelivered)
-        if not event.redelivered:
-            raise LookupError
-        await subscription.unsubscribe()
-
-    with anyio.fail_after(PATIENCE):
-        async with client.subscribe(event_name) as subscription:
-            await subscription.for_each(handler, on_error=on_error)
+    seen, statistics = await failing_at_first(client, event_name, on_error=on_error)
     assert seen == [False, True]
-    assert subscription.statistics().refused == 1
+    assert statistics.refused == 1
     assert await unsettled(target, event_name) == []

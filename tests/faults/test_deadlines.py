@@ -233,7 +233,7 @@ async def test_a_discard_of_a_failed_handler_s_event(
     target: Target, engine: LocalEngine, faults: Faults, event_name: str
 ) -> None:
     """The first is waited for; when that was in vain it is asked for again, and again."""
-    faults.drop_request("discard", count=2)
+    unanswered = faults.drop_request("discard", count=2)
 
     async def fail(_event: ensync.Event[int]) -> None:
         raise LookupError
@@ -248,5 +248,6 @@ async def test_a_discard_of_a_failed_handler_s_event(
             tasks.start_soon(lambda: subscription.for_each(fail, on_error="discard"))
             await until(lambda: engine.statistics().discarded == 1)
             tasks.cancel_scope.cancel()
+    assert unanswered.happened == 2
     assert faults.calls("discard") >= 3
     assert subscription.statistics().failed_handlers == 1

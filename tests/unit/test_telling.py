@@ -39,6 +39,7 @@ async def told(link: ScriptedLink, answer: Outcome | EnSyncError | None) -> list
         if answer is not None:
             link.answer(answer)
         in_time.extend(answers)
+        assert any(deadlines._buckets.values()) == (not answers), "what is over is forgotten"
         await anyio.sleep(TIMEOUT)
         tasks.cancel_scope.cancel()
     assert len(answers) == 1

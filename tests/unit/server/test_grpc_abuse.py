@@ -229,18 +229,23 @@ async def test_a_request_that_never_ends_is_given_up() -> None:
         assert reply.status is Status.DEADLINE_EXCEEDED
 
 
+async def assert_waits_for(raw: RawConnection, second: int, first: int, rest: bytes) -> None:
+    """One request is not answered before the rest of another has come."""
+    with anyio.move_on_after(0.05) as waited:
+        await raw.reply(second)
+    assert waited.cancelled_caught
+    raw.h2.send_data(first, rest, end_stream=True)
+    await raw.flush()
+    with anyio.fail_after(10):
+        assert (await raw.reply(second)).status is Status.OK
+
+
 async def test_few_large_requests_are_read_at_once() -> None:
     limits = GrpcLimits(large_message_bytes=10, large_messages=1)
     async with open_bench(limits) as bench, bench.connection() as raw:
         first = await raw.ask(CONNECT_BODY[:-1], end=False)
         second = await raw.ask(CONNECT_BODY)
-        with anyio.move_on_after(0.05) as waited:
-            await raw.reply(second)
-        assert waited.cancelled_caught
-        raw.h2.send_data(first, CONNECT_BODY[-1:], end_stream=True)
-        await raw.flush()
-        with anyio.fail_after(10):
-            assert (await raw.reply(second)).status is Status.OK
+        await assert_waits_for(raw, second, first, CONNECT_BODY[-1:])
 
 
 async def test_who_reads_no_replies_is_cut_off() -> None:

@@ -29,7 +29,14 @@ from ensync.transports.grpc_codings import compress, decompress
 from ensync.transports.grpc_framing import COMPRESSED, end_of_message
 from tests.unit.server.brokers import NAME, envelope
 from tests.unit.server.raw_http2 import RawConnection, Reply, framed, raw_connection
-from tests.unit.server.test_grpc_abuse import CONNECT_BODY, MIB, PUBLISH, Bench, open_bench
+from tests.unit.server.test_grpc_abuse import (
+    CONNECT_BODY,
+    MIB,
+    PUBLISH,
+    Bench,
+    assert_waits_for,
+    open_bench,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -179,13 +186,7 @@ async def test_what_becomes_large_waits_for_its_turn_and_what_stays_small_does_n
         growing = await raw.ask(packed(large), headers=headers)
         async with bench.connection() as other:
             assert (await other.answer_to(packed(small), headers=headers)).status is Status.OK
-        with anyio.move_on_after(0.05) as waited:
-            await raw.reply(growing)
-        assert waited.cancelled_caught
-        raw.h2.send_data(reading, large[-1:], end_stream=True)
-        await raw.flush()
-        with anyio.fail_after(10):
-            assert (await raw.reply(growing)).status is Status.OK
+        await assert_waits_for(raw, growing, reading, large[-1:])
 
 
 async def test_what_is_large_both_ways_takes_one_turn() -> None:
