@@ -1,9 +1,11 @@
-"""Gathers what is written in a turn of the event loop."""
+"""A transport that gathers what is written in a turn of the event loop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+from ensync.transports.cork import CallSoon, Cork
 
 __all__ = ["CorkedTransport"]
 
@@ -17,7 +19,7 @@ def _nothing() -> bytes:
 _FLUSH_BYTES = 64 * 1024
 
 
-class CorkedTransport:
+class CorkedTransport(Cork):
     """An asyncio transport that gathers small writes.
 
     A unary reply is three frames that grpclib writes one by one; a system call for each
@@ -28,18 +30,15 @@ class CorkedTransport:
         source: Gives what was announced, and all else that is to be written by then.
     """
 
-    def __init__(self, transport: Any, call_soon: Callable[[Callable[[], object]], None]) -> None:
+    def __init__(self, transport: Any, call_soon: CallSoon) -> None:
+        super().__init__(call_soon)
         self._transport = transport
-        self._call_soon = call_soon
         self.source: Callable[[], bytes] = _nothing
         self._gathered: list[bytes] = []
         self._size = 0
         self._announced = 0
         self.written = 0
         self._frozen = False
-        self._held = False
-        self._passes_next = False
-        self._scheduled = False
 
     @property
     def unsent_bytes(self) -> int:
@@ -62,33 +61,13 @@ class CorkedTransport:
         self.written += size
         self._size += size
         if self._size >= _FLUSH_BYTES:
-            self._flush()
-        elif self._held or self._scheduled:
-            return
-        elif self._passes_next:
-            self._passes_next = False
-            self._flush()
+            self.flush()
         else:
-            self._scheduled = True
-            self._call_soon(self._flush_as_scheduled)
-
-    def hold(self) -> None:
-        """Something was read: what is written in answer to it goes together."""
-        self._held = True
-
-    def release(self) -> None:
-        """That was it. What was held is written, and what comes next at once, too.
-
-        This saves who asks for one thing at a time a turn of the loop, and costs who asks for
-        many at once one more write for each time they are answered.
-        """
-        self._held = False
-        self._flush()
-        self._passes_next = True
+            self.flush_soon()
 
     def close(self) -> None:
         """Closes when all that was written is sent."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
     def abort(self) -> None:
@@ -110,11 +89,7 @@ class CorkedTransport:
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self._transport.get_extra_info(name, default)
 
-    def _flush_as_scheduled(self) -> None:
-        self._scheduled = False
-        self._flush()
-
-    def _flush(self) -> None:
+    def flush(self) -> None:
         if not self._size:
             return
         if self._frozen or self._transport.is_closing():

@@ -34,6 +34,7 @@ from h2.settings import SettingCodes
 
 from ensync.address import Address
 from ensync.transports.base import Progress
+from ensync.transports.cork import CallSoon
 from ensync.transports.corked import CorkedTransport
 from ensync.transports.http2_frames import DEFAULT_WINDOW
 from ensync.transports.lean_http2 import LeanConnection
@@ -57,7 +58,6 @@ _UNREAD_ANSWERS = 1000
 _PING = b"ensync  "
 
 _Processors: TypeAlias = dict[type[Any], Callable[[Any], None]]
-CallSoon = Callable[[Callable[[], object]], None]
 
 
 class ProtocolOwner(Protocol):
