@@ -296,6 +296,8 @@ class Session:
 
     async def exchange(self, connection: Connection, request: Request, deadline: float) -> Answer:
         """Sends a request once and waits for its answer, until the deadline."""
+        # It may leave at once: nobody who is cancelled already is to have asked.
+        await checkpoint_if_cancelled()
         wait = _Wait(self._make_latch())
         call = connection.live_link.send(request, wait.answered)
         self._deadlines.add(deadline, wait)

@@ -159,3 +159,17 @@ async def test_cancelled_on_connecting(target: Target) -> None:
         async with target.connect():
             pytest.fail("it was cancelled")
     assert scope.cancelled_caught
+
+
+async def test_a_publish_that_is_cancelled_before_it_begins_is_not_sent(
+    client: ensync.EnSyncClient, target: Target, event_name: str
+) -> None:
+    client_id = client.client_id
+    await client.publish(event_name, [client.app_id], 0)  # the next may leave at once
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await client.publish(event_name, [client.app_id], 1)
+    assert scope.cancelled_caught
+    await client.publish(event_name, [client.app_id], 2)
+    assert client.client_id == client_id  # it has not cost the link
+    assert await unsettled(target, event_name) == [0, 2]
