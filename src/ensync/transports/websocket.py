@@ -13,7 +13,7 @@ from ensync.errors import EnSyncConnectionError
 from ensync.transports.base import Link, LostCallback, Transport
 from ensync.transports.bridge import AsyncioSide
 from ensync.transports.connect_errors import network_error
-from ensync.transports.websocket_carrier import CountingConnection
+from ensync.transports.websocket_direct import DirectConnection
 from ensync.transports.websocket_link import CLOSE_TIMEOUT, WebSocketLink
 from ensync.websocket_logger import websocket_logger
 from ensync.websocket_text import MAX_MESSAGE_BYTES
@@ -30,7 +30,7 @@ _WRITE_HIGH_WATER = 64 * 1024
 # link, and come again on the next.
 _MARGIN = 64 * 1024
 
-# A link's reader never waits, so this only bounds what one read of the socket leaves behind.
+# Only what comes in pieces is queued, and what follows it until it is taken.
 _MAX_QUEUED_FRAMES = 256
 
 
@@ -77,10 +77,10 @@ class WebSocketTransport(Transport):
             raise _handshake_error(self._address, error) from error
         return WebSocketLink(socket, self._address, self._side, on_lost)
 
-    async def _connect(self) -> CountingConnection:
+    async def _connect(self) -> DirectConnection:
         socket = await _Connect(
             self._address.url,
-            create_connection=CountingConnection,
+            create_connection=DirectConnection,
             ssl=(self._tls or True) if self._address.tls else None,
             proxy=self._proxy,
             compression=self._compression,
@@ -92,7 +92,7 @@ class WebSocketTransport(Transport):
             write_limit=_WRITE_HIGH_WATER,
             logger=websocket_logger(),
         )
-        assert isinstance(socket, CountingConnection)
+        assert isinstance(socket, DirectConnection)
         return socket
 
     async def aclose(self) -> None:

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from websockets.asyncio.client import ClientConnection
-
 from ensync import websocket_socket
 from ensync.errors import EnSyncConnectionError
 from ensync.transports.base import Carrier, LostCallback, Progress
 from ensync.transports.socket_progress import SocketProgress
+from ensync.transports.websocket_direct import DirectConnection
 
-__all__ = ["CountingConnection", "WebSocketCarrier"]
-
-
-class CountingConnection(ClientConnection):
-    """Counts what it reads: a message that is still arriving is a sign of life too.
-
-    Attributes:
-        reads: How often something was read.
-    """
-
-    reads = 0
-
-    def data_received(self, data: bytes) -> None:
-        self.reads += 1
-        super().data_received(data)
+__all__ = ["WebSocketCarrier"]
 
 
 class WebSocketCarrier(Carrier):
@@ -32,20 +17,16 @@ class WebSocketCarrier(Carrier):
     Args:
         socket: What is written to and read from.
         lose: Tears the link down.
-
-    Attributes:
-        written: How much was written to the socket, about.
     """
 
-    def __init__(self, socket: CountingConnection, lose: LostCallback) -> None:
+    def __init__(self, socket: DirectConnection, lose: LostCallback) -> None:
         self._socket = socket
         self._lose = lose
         self._progress = SocketProgress(socket.transport.get_extra_info("socket"))
-        self.written = 0
 
     def progress(self) -> Progress:
         buffered = websocket_socket.unsent_bytes(self._socket)
-        return self._progress.now(self._socket.reads, self.written, buffered)
+        return self._progress.now(self._socket.reads, self._socket.written, buffered)
 
     def lose(self, error: EnSyncConnectionError) -> None:
         self._lose(error)

@@ -1,6 +1,6 @@
 """One client's socket (PROTOCOL 4).
 
-Requests are written in order by one task, and answered in the same order; events
+Requests are written in order, and answered in the same order; events
 may come between. Replies carry no id, so whatever could shift them, such as a
 request that nobody waits for any more, ends the link.
 """
@@ -8,10 +8,9 @@ request that nobody waits for any more, ends the link.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 from websockets.exceptions import ConnectionClosed
@@ -44,10 +43,11 @@ from ensync.transports.bridge import AsyncioSide
 from ensync.transports.ping_call import PingCall
 from ensync.transports.records import parse_record
 from ensync.transports.websocket_calls import PendingCall, UnsentCall
-from ensync.transports.websocket_carrier import CountingConnection, WebSocketCarrier
+from ensync.transports.websocket_carrier import WebSocketCarrier
+from ensync.transports.websocket_direct import DirectConnection, Message
+from ensync.transports.websocket_requests import RequestPipeline
 from ensync.transports.websocket_stream import WebSocketStream
 from ensync.websocket_text import (
-    PONG,
     FrameKind,
     ServerFrame,
     WebSocketTextError,
@@ -76,10 +76,10 @@ _ROOM = 1_000
 
 
 class WebSocketLink(Link):
-    """A socket, its reader and its writer. To be made on the asyncio side."""
+    """A socket, and what is asked and told through it. To be made on the asyncio side."""
 
     def __init__(
-        self, socket: CountingConnection, address: Address, side: AsyncioSide, on_lost: LostCallback
+        self, socket: DirectConnection, address: Address, side: AsyncioSide, on_lost: LostCallback
     ) -> None:
         self._socket = socket
         self._carrier = WebSocketCarrier(socket, self.abort)
@@ -89,17 +89,12 @@ class WebSocketLink(Link):
         self._error: EnSyncConnectionError | None = None
         self._client_id = ""
         self._streams: dict[str, WebSocketStream] = {}
-        self._unsent: deque[PendingCall[Any]] = deque()
-        self._unanswered: deque[PendingCall[Any]] = deque()
+        self._requests = RequestPipeline(socket, side.call_soon, self._failed)
         self._pings: dict[PingCall, object] = {}
         self._recent_replies: dict[str, None] = {}
-        self._pong_due = False
-        self._is_catching_up = False
-        self._something_to_write = anyio.Event()
-        self._tasks = [
-            side.spawn(self._read, name="ensync websocket reader"),
-            side.spawn(self._write, name="ensync websocket writer"),
-        ]
+        self._is_closing = False
+        socket.attach(self._requests, self._received, self._closing)
+        self._reader = side.spawn(self._read_queued, name="ensync websocket reader")
 
     # Requests
 
@@ -164,8 +159,7 @@ class WebSocketLink(Link):
         if self._error is not None:
             call.answer(self._error)
         else:
-            self._unsent.append(call)
-            self._something_to_write.set()
+            self._requests.add(call)
         return call
 
     def _read_outcome(self, request: Request, frame: ServerFrame) -> Outcome:
@@ -200,7 +194,7 @@ class WebSocketLink(Link):
             return call
         # A reply that got lost would shift all later ones, unnoticed for as long as requests
         # keep coming. So now and then none is sent until all are answered.
-        self._is_catching_up = True
+        self._requests.catch_up()
         self._pings[call] = self._side.spawn(self._ping, call, name="ensync websocket ping")
         return call
 
@@ -210,76 +204,39 @@ class WebSocketLink(Link):
             pong = await websocket_socket.ping(self._socket)
             await pong
         except ConnectionClosed as error:
-            self.abort(self._closed(error))
+            self._failed(error)
         else:
             call.answer(Outcome(True))
         finally:
             self._pings.pop(call, None)
 
-    # Writing
-
-    async def _write(self) -> None:
-        try:
-            while self._error is None:
-                text = self._next_text()
-                if text is None:
-                    await self._until_something_to_write()
-                else:
-                    self._carrier.written += len(text)
-                    await websocket_socket.send(self._socket, text)
-        except ConnectionClosed as error:
-            self.abort(self._closed(error))
-        except Exception as error:
-            # Whatever went wrong, a link that is not written must not seem alive.
-            logger.exception("internal error in the writer of %s", self._url)
-            self.abort(self._given_up(f"internal error: {error!r}", error, code="internal_error"))
-
-    def _next_text(self) -> str | None:
-        if self._pong_due:
-            self._pong_due = False
-            return PONG
-        if self._is_catching_up and self._unanswered:
-            return None
-        self._is_catching_up = False
-        while self._unsent:
-            call = self._unsent.popleft()
-            if not call.is_over:
-                self._unanswered.append(call)
-                return call.leave()
-        return None
-
-    async def _until_something_to_write(self) -> None:
-        self._something_to_write = anyio.Event()
-        await self._something_to_write.wait()
-
     # Reading
 
-    async def _read(self) -> None:
+    async def _read_queued(self) -> None:
         try:
             while True:
-                self._received(await self._socket.recv())
-        except ConnectionClosed as error:
-            self.abort(self._closed(error))
-        except WebSocketTextError as error:
-            self.abort(self._given_up(f"the engine sent {error}", error))
-        except Exception as error:
-            # Nor one that is not read.
-            logger.exception("internal error in the reader of %s", self._url)
-            self.abort(self._given_up(f"internal error: {error!r}", error, code="internal_error"))
+                self._received(await self._socket.queued_message())
+        except Exception as error:  # noqa: BLE001 - it says whatever there is to say of it
+            self._failed(error)
 
-    def _received(self, text: str | bytes) -> None:
+    def _received(self, message: Message) -> None:
         if self._error is not None:
             return
-        if isinstance(text, bytes):
+        try:
+            self._take(message)
+        except Exception as error:  # noqa: BLE001 - the same
+            self._failed(error)
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, bytes):
             raise WebSocketTextError("a binary message")
-        frame = parse_frame(text)
+        frame = parse_frame(message)
         if frame.kind is FrameKind.RECORD:
             self._arrived(frame.text)
         elif frame.kind is FrameKind.PING:
-            self._pong_due = True
-            self._something_to_write.set()
+            self._requests.answer_ping()
         else:
-            self._replied(frame)
+            self._requests.answer(frame)
 
     def _arrived(self, record: str) -> None:
         try:
@@ -297,15 +254,6 @@ class WebSocketLink(Link):
             logger.debug("an event without a subscription: %r", delivery.event_name)
         else:
             stream.on_delivery(delivery)
-
-    def _replied(self, frame: ServerFrame) -> None:
-        if not self._unanswered:
-            raise WebSocketTextError("a reply that nobody waits for")
-        answer = self._unanswered[0].read(frame)
-        call = self._unanswered.popleft()
-        if self._is_catching_up and not self._unanswered:
-            self._something_to_write.set()
-        call.answer(answer)
 
     # Ending
 
@@ -337,20 +285,36 @@ class WebSocketLink(Link):
 
     def _end(self, error: EnSyncConnectionError) -> None:
         self._error = error
-        self._something_to_write.set()
         self._streams.clear()
-        calls: list[PendingCall[Any] | PingCall] = [
-            *self._unanswered,
-            *self._unsent,
-            *self._pings,
-        ]
-        self._unanswered.clear()
-        self._unsent.clear()
-        for call in calls:
-            call.answer(error)
+        self._requests.fail(error)
+        for ping in list(self._pings):
+            ping.answer(error)
         on_lost, self._on_lost = self._on_lost, None
         if on_lost is not None:
             on_lost(error)
+
+    def _closing(self) -> None:
+        if self._error is None and not self._is_closing:
+            self._is_closing = True
+            self._side.spawn(self._until_closed, name="ensync websocket end")
+
+    async def _until_closed(self) -> None:
+        # An engine may say that it closes, and never do it. What is sent now waits for it, for
+        # as long as a closing handshake may take.
+        try:
+            await websocket_socket.ping(self._socket)
+        except ConnectionClosed as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, ConnectionClosed):
+            self.abort(self._closed(error))
+        elif isinstance(error, WebSocketTextError):
+            self.abort(self._given_up(f"the engine sent {error}", error))
+        else:
+            # Whatever went wrong, a link that is not read or not written must not seem alive.
+            logger.error("internal error on the link to %s", self._url, exc_info=error)
+            self.abort(self._given_up(f"internal error: {error!r}", error, code="internal_error"))
 
     def _closed(self, error: ConnectionClosed) -> EnSyncConnectionError:
         if error.sent is not None and not error.rcvd_then_sent:
