@@ -10,7 +10,16 @@ from pathlib import Path
 
 __all__ = ["describe_machine"]
 
-PACKAGES = ("anyio", "grpclib", "betterproto2", "pynacl", "websockets", "trio", "uvloop")
+PACKAGES = (
+    "anyio",
+    "grpclib",
+    "betterproto2",
+    "pynacl",
+    "pybase64",
+    "websockets",
+    "trio",
+    "uvloop",
+)
 
 
 def describe_machine() -> dict[str, str]:

@@ -6,15 +6,15 @@ Ed25519. An envelope is base64 of JSON, with every binary value base64 in turn.
 
 from __future__ import annotations
 
-from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, Final, NoReturn, final
 
 from nacl import bindings as sodium
 from nacl.exceptions import CryptoError
 from nacl.utils import random as random_bytes
 
+from ensync.base64_text import decode_base64, encode_base64, encode_base64_text
 from ensync.errors import EnSyncInvalidEventError, EnSyncValidationError
 from ensync.json_text import as_object, decode_json
 
@@ -27,10 +27,6 @@ NONCE_SIZE: Final = 24
 CACHED_RECIPIENTS: Final = 4096
 # Each try costs a key exchange: a forged list of keys must not occupy the reader for long.
 MAX_TRIED_KEYS: Final = 1000
-
-# Not functions of Python's own, whose calls would cost more than what they do.
-_decoded = partial(a2b_base64, strict_mode=True)
-_base64 = partial(b2a_base64, newline=False)
 
 APP_ID_FORM = "an app id is the base64 (44 characters) of a 32-byte Ed25519 public key"
 KEY_PAIR_FORM = (
@@ -51,7 +47,7 @@ class SecretKey:
     def __init__(self, seed: bytes) -> None:
         public, self._secret = sodium.crypto_sign_seed_keypair(seed)
         self._curve_key = sodium.crypto_sign_ed25519_sk_to_curve25519(self._secret)
-        self.app_id = _text(public)
+        self.app_id = encode_base64_text(public)
 
     @classmethod
     def parse(cls, text: object) -> SecretKey:
@@ -75,7 +71,7 @@ class SecretKey:
 
     def reveal(self) -> str:
         """The base64 text of the 64-byte secret key, to be handed to its owner."""
-        return _text(self._secret)
+        return encode_base64_text(self._secret)
 
     def open_box(self, ciphertext: bytes, nonce: bytes, public_key: bytes) -> bytes:
         """Opens a NaCl box that was made for this key.
@@ -98,7 +94,7 @@ def _decoded_secret(text: object) -> bytes:
             f"app_secret_key must be a str, not {type(text).__name__}; {KEY_PAIR_FORM}"
         )
     try:
-        raw = _decoded(text)
+        raw = decode_base64(text)
     except ValueError:
         # Without the cause: its traceback would hold the text.
         raise EnSyncValidationError(f"app_secret_key is not base64; {KEY_PAIR_FORM}") from None
@@ -126,11 +122,11 @@ def _recipient(app_id: object) -> tuple[bytes, bytes]:
 @lru_cache(CACHED_RECIPIENTS)
 def _converted(app_id: str) -> tuple[bytes, bytes]:
     try:
-        public = _decoded(app_id)
+        public = decode_base64(app_id)
     except ValueError:
         public = b""
     # The unused bits at the end must be zero: one app must not have two ids.
-    if len(public) != KEY_SIZE or _text(public) != app_id:
+    if len(public) != KEY_SIZE or encode_base64_text(public) != app_id:
         # Not shown: a secret key given by mistake must not end up in a log.
         raise EnSyncValidationError(
             f"this is not an app id ({len(app_id)} characters): {APP_ID_FORM}"
@@ -150,7 +146,7 @@ def seal(plaintext: bytes, app_id: str) -> str:
         EnSyncValidationError: The app id is not one.
     """
     nonce, ciphertext, ephemeral = _boxed(plaintext, _recipient(app_id)[1])
-    return _text(
+    return encode_base64_text(
         b'{"nonce":"%b","ciphertext":"%b","ephemeralPublicKey":"%b"}'
         % (nonce, ciphertext, ephemeral)
     )
@@ -169,9 +165,9 @@ def seal_hybrid(plaintext: bytes, app_ids: Sequence[str]) -> str:
     nonce = random_bytes(NONCE_SIZE)
     ciphertext = sodium.crypto_secretbox_easy(plaintext, nonce, message_key)
     keys = b",".join(_hybrid_entry(message_key, *recipient) for recipient in curve_keys.items())
-    return _text(
+    return encode_base64_text(
         b'{"type":"hybrid","payload":{"nonce":"%b","ciphertext":"%b"},"keys":{%b}}'
-        % (_base64(nonce), _base64(ciphertext), keys)
+        % (encode_base64(nonce), encode_base64(ciphertext), keys)
     )
 
 
@@ -189,7 +185,7 @@ def _boxed(plaintext: bytes, curve_key: bytes) -> tuple[bytes, bytes, bytes]:
     public, secret = sodium.crypto_box_keypair()
     nonce = random_bytes(NONCE_SIZE)
     box = sodium.crypto_box_easy(plaintext, nonce, curve_key, secret)
-    return _base64(nonce), _base64(box), _base64(public)
+    return encode_base64(nonce), encode_base64(box), encode_base64(public)
 
 
 def open_envelope(payload: str, key: SecretKey) -> bytes:
@@ -210,7 +206,7 @@ def open_envelope(payload: str, key: SecretKey) -> bytes:
 
 def _parse_envelope(payload: str) -> dict[str, Any]:
     try:
-        envelope = as_object(decode_json(_decoded(payload).decode()))
+        envelope = as_object(decode_json(decode_base64(payload).decode()))
     except ValueError as error:
         raise _unreadable("it is not base64 of JSON") from error
     if envelope is None:
@@ -220,15 +216,15 @@ def _parse_envelope(payload: str) -> dict[str, Any]:
 
 def _open_sealed(envelope: dict[str, Any], field: str, key: SecretKey) -> bytes:
     return key.open_box(
-        _decoded(envelope[field]),
-        _decoded(envelope["nonce"]),
-        _decoded(envelope["ephemeralPublicKey"]),
+        decode_base64(envelope[field]),
+        decode_base64(envelope["nonce"]),
+        decode_base64(envelope["ephemeralPublicKey"]),
     )
 
 
 def _open_hybrid(envelope: dict[str, Any], key: SecretKey) -> bytes:
     content = envelope["payload"]
-    ciphertext, nonce = _decoded(content["ciphertext"]), _decoded(content["nonce"])
+    ciphertext, nonce = decode_base64(content["ciphertext"]), decode_base64(content["nonce"])
     message_key = _find_message_key(envelope["keys"], key)
     return sodium.crypto_secretbox_open_easy(ciphertext, nonce, message_key)
 
@@ -246,7 +242,7 @@ def _find_message_key(keys: object, key: SecretKey) -> bytes:
 
 def _candidates(entries: dict[str, Any], app_id: str) -> Iterator[dict[str, Any]]:
     """The entries worth trying: those under the own id first, then the others."""
-    own_names = (app_id, a2b_base64(app_id).hex())
+    own_names = (app_id, decode_base64(app_id).hex())
     yield from (entries[name] for name in own_names if name in entries)
     others = [entry for name, entry in entries.items() if name not in own_names]
     yield from others[:MAX_TRIED_KEYS]
@@ -254,7 +250,7 @@ def _candidates(entries: dict[str, Any], app_id: str) -> Iterator[dict[str, Any]
 
 def _message_key(plain: bytes) -> bytes:
     """The key inside a box: raw from most SDKs, base64 text from one."""
-    message_key = plain if len(plain) == KEY_SIZE else a2b_base64(plain, strict_mode=True)
+    message_key = plain if len(plain) == KEY_SIZE else decode_base64(plain)
     if len(message_key) != KEY_SIZE:
         raise ValueError("the box does not hold a message key")
     return message_key
@@ -264,7 +260,3 @@ def _unreadable(reason: str) -> EnSyncInvalidEventError:
     return EnSyncInvalidEventError(
         f"the payload can't be decrypted: {reason}", code="undecryptable"
     )
-
-
-def _text(raw: bytes) -> str:
-    return b2a_base64(raw, newline=False).decode("ascii")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, cast
 
+from ensync.base64_text import decode_base64
 from ensync.crypto import parse_app_id
 from ensync.errors import EnSyncValidationError
 from ensync.json_text import as_object, decode_json
@@ -185,8 +184,8 @@ def _check_base64(payload: str) -> None:
     if not payload:
         _refuse("payload is empty; it must be the base64 of an encrypted envelope")
     try:
-        base64.b64decode(payload.encode("ascii"), validate=True)
-    except (UnicodeEncodeError, binascii.Error) as error:
+        decode_base64(payload)
+    except ValueError as error:
         raise Refusal(
             Reason.INVALID, "payload is not base64 (standard alphabet, padded)"
         ) from error
