@@ -9,9 +9,7 @@ from collections.abc import (
 )
 from typing import Literal, NamedTuple, TypeAlias, cast
 
-import anyio
-
-from ensync.connection import Answer
+from ensync.connection import Answer, Connection
 from ensync.crypto import parse_app_id, seal, seal_hybrid
 from ensync.errors import (
     EnSyncConnectionError,
@@ -24,7 +22,6 @@ from ensync.event import Receipt
 from ensync.options import Backoff, check_choice
 from ensync.payload import check_event_name, encode_metadata, encode_payload
 from ensync.received import make_received
-from ensync.scopes import single_error_bare
 from ensync.session import Session, waited
 from ensync.transports.base import Outcome, Publish
 
@@ -96,39 +93,45 @@ async def publish_all(session: Session, requests: list[Publish], timeout: float)
         EnSyncPublishError: Not every recipient's copy was accepted.
     """
     deadline = session.clock() + timeout
-    if len(requests) == 1:
-        request = requests[0]
-        outcome = await _publish(session, request, deadline)
-        return _receipt(request.event_name, {request.recipient: outcome})
     outcomes: dict[str, RecipientOutcome] = {}
-
-    async def publish(request: Publish) -> None:
-        outcomes[request.recipient] = await _publish(session, request, deadline)
-
-    async with single_error_bare(), anyio.create_task_group() as tasks:
-        for request in requests:
-            tasks.start_soon(publish, request)
+    pauses: Backoff | None = None
+    left = requests
+    while left:
+        try:
+            connection = await session.connection(deadline)
+        except EnSyncConnectionError as error:
+            outcomes.update({request.recipient: Rejected(error) for request in left})
+            break
+        answers = await session.exchange_all(connection, left, deadline)
+        undone = _note(answers, left, connection, outcomes)
+        if undone and not connection.is_lost:
+            pauses = pauses or session.pauses()
+            if not await waited(pauses, deadline):
+                outcomes.update(undone)
+                break
+        left = [request for request in left if request.recipient in undone]
     ordered = {request.recipient: outcomes[request.recipient] for request in requests}
     return _receipt(requests[0].event_name, ordered)
 
 
-async def _publish(session: Session, request: Publish, deadline: float) -> RecipientOutcome:
-    pauses: Backoff | None = None
-    while True:
-        try:
-            connection = await session.connection(deadline)
-        except EnSyncConnectionError as error:
-            return Rejected(error)
-        answer = await session.exchange(connection, request, deadline)
+def _note(
+    answers: Iterable[Answer],
+    requests: Iterable[Publish],
+    connection: Connection,
+    outcomes: dict[str, RecipientOutcome],
+) -> dict[str, Rejected]:
+    """Notes what came of requests; what the engine has certainly done nothing about, is left."""
+    undone: dict[str, Rejected] = {}
+    for request, answer in zip(requests, answers, strict=True):
         outcome = _judge(answer)
         if outcome is not None:
-            return outcome
-        if isinstance(answer.result, Outcome):
+            outcomes[request.recipient] = outcome
+        elif isinstance(answer.result, Outcome):
             connection.unknown_to_engine(answer.result.message)
-        elif not connection.is_lost:
-            pauses = pauses or session.pauses()
-            if not await waited(pauses, deadline):
-                return Rejected(answer.result)
+            undone[request.recipient] = Rejected(_refusal(answer.result.message))
+        else:
+            undone[request.recipient] = Rejected(answer.result)
+    return undone
 
 
 def _judge(answer: Answer) -> RecipientOutcome | None:

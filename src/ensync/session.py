@@ -8,7 +8,7 @@ the next one, and a subscription outlives the link that it was made on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 
 import anyio
@@ -30,6 +30,7 @@ from ensync.registry import SubscriptionRegistry
 from ensync.scopes import background_tasks
 from ensync.telling import no_answer_in_time, tell
 from ensync.transports.base import (
+    Call,
     Identity,
     Link,
     LostCallback,
@@ -48,21 +49,46 @@ logger = logging.getLogger("ensync")
 _ACKNOWLEDGE_FIRST = 2.0
 
 
+class _Countdown:
+    """Of answers that are waited for together."""
+
+    __slots__ = ("_left", "over")
+
+    def __init__(self, left: int, over: Latch) -> None:
+        self._left = left
+        self.over = over
+
+    def one_less(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self.over.set()
+
+
 class _Wait(Deadline):
     """For the answer to one request."""
 
-    __slots__ = ("answer", "over")
+    __slots__ = ("_countdown", "answer")
 
-    def __init__(self, over: Latch) -> None:
-        self.over = over
+    def __init__(self, countdown: _Countdown) -> None:
+        self._countdown = countdown
         self.answer: Outcome | EnSyncError | None = None
-
-    def expire(self) -> None:
-        self.over.set()
 
     def answered(self, answer: Outcome | EnSyncError) -> None:
         self.answer = answer
-        self.over.set()
+        self._countdown.one_less()
+
+    def expire(self) -> None:
+        # All that are waited for together have the same deadline.
+        self._countdown.over.set()
+
+    def end(self, call: Call) -> Answer:
+        """What came of it. A request without an answer is given up."""
+        self.cancel()
+        sent = call.sent
+        if self.answer is None:
+            call.cancel()
+            return Answer(no_answer_in_time(), sent)
+        return Answer(self.answer, sent)
 
 
 class Session:
@@ -296,26 +322,33 @@ class Session:
 
     async def exchange(self, connection: Connection, request: Request, deadline: float) -> Answer:
         """Sends a request once and waits for its answer, until the deadline."""
-        # It may leave at once: nobody who is cancelled already is to have asked.
+        (answer,) = await self.exchange_all(connection, [request], deadline)
+        return answer
+
+    async def exchange_all(
+        self, connection: Connection, requests: Sequence[Request], deadline: float
+    ) -> list[Answer]:
+        """The same for several requests at once. They are answered in any order."""
+        # They may leave at once: nobody who is cancelled already is to have asked.
         await checkpoint_if_cancelled()
-        wait = _Wait(self._make_latch())
-        call = connection.live_link.send(request, wait.answered)
-        self._deadlines.add(deadline, wait)
+        link = connection.live_link
+        countdown = _Countdown(len(requests), self._make_latch())
+        waits: list[tuple[_Wait, Call]] = []
         try:
-            await wait.over.wait()
+            for request in requests:
+                wait = _Wait(countdown)
+                waits.append((wait, link.send(request, wait.answered)))
+                self._deadlines.add(deadline, wait)
+            await countdown.over.wait()
         finally:
-            wait.cancel()
-            sent = call.sent
-            if wait.answer is None:
-                call.cancel()
-        if wait.answer is None:
-            return Answer(no_answer_in_time(), sent)
-        if isinstance(wait.answer, Outcome):
-            connection.answered(request, wait.answer)
-        else:
-            # A request cancelled together with this one may have cost it its link.
-            await checkpoint_if_cancelled()
-        return Answer(wait.answer, sent)
+            answers = [wait.end(call) for wait, call in waits]
+        for request, answer in zip(requests, answers, strict=True):
+            if isinstance(answer.result, Outcome):
+                connection.answered(request, answer.result)
+            else:
+                # A request cancelled together with this one may have cost it its link.
+                await checkpoint_if_cancelled()
+        return answers
 
     def tell(self, connection: Connection, request: Request, on_answer: ReplyCallback) -> None:
         """Sends a request once, without waiting; its deadline is that of all requests."""

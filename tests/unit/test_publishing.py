@@ -1,0 +1,124 @@
+"""One event to several recipients: each copy has its own outcome, and its own second try."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+import trio
+
+from ensync.crypto import SecretKey
+from ensync.errors import EnSyncPublishError
+from ensync.transports.base import Outcome, Publish
+from tests.unit.scripted_link import UNHEARD
+from tests.unit.scripted_program import BACK_OFF, Program
+
+pytestmark = [pytest.mark.anyio, pytest.mark.mock_clock]
+
+RECIPIENTS = [SecretKey.generate().app_id for _ in range(3)]
+FIRST, SECOND, THIRD = RECIPIENTS
+FORGOTTEN = Outcome(False, "who are you", unauthenticated=True)
+
+
+@pytest.fixture
+async def program() -> AsyncIterator[Program]:
+    async with Program().running() as program:
+        program.start()
+        await program.at_work.wait()
+        yield program
+
+
+def asked_for(program: Program) -> list[str]:
+    requests = program.engine.requests
+    return [request.recipient for request in requests if isinstance(request, Publish)]
+
+
+async def test_the_receipt_names_them_in_their_order(program: Program) -> None:
+    receipt = await program.client.publish("n", RECIPIENTS, 1)
+    assert list(receipt.event_ids) == RECIPIENTS
+    assert asked_for(program) == RECIPIENTS
+
+
+async def test_only_what_was_not_heard_is_sent_again(program: Program) -> None:
+    program.engine.replies[Publish].extend([Outcome(True, idem="1"), UNHEARD])
+    receipt = await program.client.publish("n", RECIPIENTS, 1)
+    assert asked_for(program) == [*RECIPIENTS, SECOND]
+    assert list(receipt.event_ids) == RECIPIENTS
+    assert len(program.engine.links) == 1
+
+
+async def test_only_what_the_engine_did_not_do_for_a_stranger_is_sent_again(
+    program: Program,
+) -> None:
+    program.engine.replies[Publish].extend([Outcome(True, idem="1"), FORGOTTEN, FORGOTTEN])
+    receipt = await program.client.publish("n", RECIPIENTS, 1, timeout=2 * BACK_OFF)
+    assert asked_for(program) == [*RECIPIENTS, SECOND, THIRD]
+    assert receipt.event_ids[FIRST] == "1"
+    assert len(program.engine.links) == 2
+
+
+async def test_what_is_never_heard_is_rejected_and_the_rest_is_accepted(program: Program) -> None:
+    program.engine.replies[Publish].extend([Outcome(True, idem="1"), UNHEARD])
+    program.engine.replies[Publish].extend([Outcome(True, idem="3"), *[UNHEARD] * 1000])
+    begin = anyio.current_time()
+    with pytest.raises(EnSyncPublishError) as caught:
+        await program.client.publish("n", RECIPIENTS, 1, timeout=5)
+    assert caught.value.accepted == {FIRST: "1", THIRD: "3"}
+    assert caught.value.rejected == {SECOND: UNHEARD}
+    assert not caught.value.unknown
+    assert anyio.current_time() - begin <= 5
+
+
+async def test_what_has_no_answer_is_unknown_and_the_rest_is_accepted(program: Program) -> None:
+    program.engine.hold(Publish)
+    begin = anyio.current_time()
+
+    async def answer_two() -> None:
+        await anyio.wait_all_tasks_blocked()
+        first, _, third = list(program.engine.link.calls)
+        for call in (first, third):
+            program.engine.link.calls.remove(call)
+            call.on_reply(Outcome(True, idem="accepted"))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(answer_two)
+        with pytest.raises(EnSyncPublishError) as caught:
+            await program.client.publish("n", RECIPIENTS, 1, timeout=5)
+    assert caught.value.accepted == {FIRST: "accepted", THIRD: "accepted"}
+    assert list(caught.value.unknown) == [SECOND]
+    assert anyio.current_time() - begin == pytest.approx(5, abs=0.1)
+    assert not any(isinstance(call.request, Publish) for call in program.engine.link.calls)
+
+
+async def test_without_a_link_in_time_all_are_rejected(program: Program) -> None:
+    program.engine.lose()
+    with pytest.raises(EnSyncPublishError) as caught:
+        await program.client.publish("n", RECIPIENTS, 1, timeout=BACK_OFF / 2)
+    assert list(caught.value.rejected) == RECIPIENTS
+    assert asked_for(program) == []
+
+
+async def test_a_cancelled_publish_gives_all_of_them_up(program: Program) -> None:
+    program.engine.hold(Publish)
+    with anyio.move_on_after(1) as scope:
+        await program.client.publish("n", RECIPIENTS, 1)
+    assert scope.cancelled_caught
+    assert not any(isinstance(call.request, Publish) for call in program.engine.link.calls)
+
+
+async def test_recipients_cost_no_task_each(program: Program) -> None:
+    program.engine.hold(Publish)
+    async with anyio.create_task_group() as tasks:
+        before = trio.lowlevel.current_statistics().tasks_living
+        tasks.start_soon(program.client.publish, "n", RECIPIENTS, 1)
+        await anyio.wait_all_tasks_blocked()
+        assert len(program.engine.link.calls) == len(RECIPIENTS)
+        assert trio.lowlevel.current_statistics().tasks_living == before + 1
+        program.engine.heal()
+
+
+async def test_of_what_was_answered_no_deadline_is_left(program: Program) -> None:
+    await program.client.publish("n", RECIPIENTS, 1)
+    buckets = program.session._deadlines._buckets
+    assert not any(buckets.values())
