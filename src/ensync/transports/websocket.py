@@ -30,7 +30,7 @@ _WRITE_HIGH_WATER = 64 * 1024
 # link, and come again on the next.
 _MARGIN = 64 * 1024
 
-# Only what comes in pieces is queued, and what follows it until it is taken.
+# Messages are queued where they can't be told at once: in pieces, or before there is a link.
 _MAX_QUEUED_FRAMES = 256
 
 

@@ -34,7 +34,7 @@ class DirectConnection(ClientConnection):
     Attributes:
         reads: How often something was read: a message that is still arriving is a sign of
             life too.
-        written: How many bytes of messages were written.
+        written: How many bytes were written, as messages and what frames them.
         queued: How many messages wait for :meth:`queued_message`; the last may have begun only.
     """
 
@@ -49,16 +49,22 @@ class DirectConnection(ClientConnection):
     def attach(
         self, cork: Cork, on_message: Callable[[Message], None], on_closing: Callable[[], None]
     ) -> None:
-        """Tells from now on; what came before is queued. No callback may raise.
+        """Tells from now on; messages that came before are queued. No callback may raise.
 
         Args:
             cork: Held while something is read, and flushed when the socket takes more again.
             on_message: Gets each message.
-            on_closing: Called, perhaps often, when the connection is about to end.
+            on_closing: Called, perhaps often, when the connection takes no more and is about to
+                end; at once, where it is so already.
         """
         self._on_message = on_message
         self._on_closing = on_closing
         self._cork = cork
+        self._tell_if_closing()
+
+    def _tell_if_closing(self) -> None:
+        if self.protocol.state is not State.OPEN:
+            self._on_closing()
 
     # Reading
 
@@ -69,10 +75,16 @@ class DirectConnection(ClientConnection):
             super().data_received(data)
             return
         cork.hold()
-        super().data_received(data)
-        if self.protocol.state is not State.OPEN:
-            self._on_closing()
-        cork.release()
+        try:
+            super().data_received(data)
+            self._tell_if_closing()
+        finally:
+            cork.release()
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        # What could not be written yet keeps the connection from being lost.
+        self._tell_if_closing()
 
     def process_event(self, event: Request | Response | Frame) -> None:
         if isinstance(event, Frame):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from websockets.exceptions import ConnectionClosed
@@ -94,7 +95,7 @@ class WebSocketLink(Link):
         self._recent_replies: dict[str, None] = {}
         self._is_closing = False
         socket.attach(self._requests, self._received, self._closing)
-        self._reader = side.spawn(self._read_queued, name="ensync websocket reader")
+        side.spawn(self._read_queued, name="ensync websocket reader")
 
     # Requests
 
@@ -286,9 +287,13 @@ class WebSocketLink(Link):
     def _end(self, error: EnSyncConnectionError) -> None:
         self._error = error
         self._streams.clear()
-        self._requests.fail(error)
-        for ping in list(self._pings):
-            ping.answer(error)
+        calls: list[PendingCall[Any] | PingCall] = [*self._requests.take_all(), *self._pings]
+        for call in calls:
+            try:
+                call.answer(error)
+            except Exception:
+                # That must not keep the others, and who is told of the loss, from hearing of it.
+                logger.exception("internal error after the loss of %s", self._url)
         on_lost, self._on_lost = self._on_lost, None
         if on_lost is not None:
             on_lost(error)
@@ -299,12 +304,10 @@ class WebSocketLink(Link):
             self._side.spawn(self._until_closed, name="ensync websocket end")
 
     async def _until_closed(self) -> None:
-        # An engine may say that it closes, and never do it. What is sent now waits for it, for
-        # as long as a closing handshake may take.
-        try:
+        # An engine may say that it closes, and never do it. Whatever is sent now waits for that,
+        # for as long as a closing handshake may take, and ends the connection then.
+        with suppress(ConnectionClosed):
             await websocket_socket.ping(self._socket)
-        except ConnectionClosed as error:
-            self._failed(error)
 
     def _failed(self, error: Exception) -> None:
         if isinstance(error, ConnectionClosed):

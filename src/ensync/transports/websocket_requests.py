@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ensync.errors import EnSyncConnectionError
 from ensync.transports.cork import CallSoon, Cork
 from ensync.transports.websocket_calls import PendingCall
 from ensync.transports.websocket_direct import DirectConnection
@@ -14,7 +13,7 @@ from ensync.websocket_text import PONG, ServerFrame, WebSocketTextError
 
 __all__ = ["RequestPipeline"]
 
-# More than this at once gains nothing.
+# Characters, about as many bytes. More at once gains nothing.
 _ENOUGH_FOR_A_WRITE = 64 * 1024
 
 
@@ -104,10 +103,9 @@ class RequestPipeline(Cork):
             self.flush_soon()
         call.answer(answer)
 
-    def fail(self, error: EnSyncConnectionError) -> None:
-        """Answers all requests, in their order: the link is over."""
+    def take_all(self) -> list[PendingCall[Any]]:
+        """All requests without an answer, in their order, of which nothing is kept."""
         calls = [*self._unanswered, *self._unsent]
         self._unanswered.clear()
         self._unsent.clear()
-        for call in calls:
-            call.answer(error)
+        return calls

@@ -14,10 +14,12 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from ensync.errors import EnSyncConnectionError
+from ensync.errors import EnSyncConnectionError, EnSyncError
 from ensync.transports import websocket
-from ensync.transports.base import Acknowledge, Outcome
+from ensync.transports.base import Acknowledge, Call, Outcome
+from ensync.transports.bridge import open_asyncio_side
 from ensync.transports.websocket_direct import DirectConnection, Message
+from ensync.transports.websocket_link import WebSocketLink
 from tests.unit.transports.scripted_engine import (
     Answers,
     ScriptedEngine,
@@ -190,15 +192,86 @@ async def test_a_fault_in_writing_ends_the_link(
     assert "injected" in caplog.text
 
 
-async def test_an_engine_that_says_it_closes_and_does_not_is_left(
-    monkeypatch: pytest.MonkeyPatch,
+async def test_what_waits_is_written_when_the_socket_takes_more() -> None:
+    answers = Answers(*[[]] * 19, [f"+PASS:id-{number}" for number in range(20)])
+    async with scripted_engine(answers) as engine, engine.link() as tested:
+        await tested.authenticate()
+        await engine.run(_stop_reading)
+        calls = [_acknowledge_a_megabyte(tested, number) for number in range(20)]
+        await anyio.wait_all_tasks_blocked()
+        assert not calls[-1].sent
+        await engine.run(_read_on)
+        await tested.until(lambda: len(tested.replies) == 20)
+    assert tested.replies == {number: Outcome(True, f"id-{number}") for number in range(20)}
+
+
+async def test_requests_go_on_when_the_last_reply_awaited_comes_in_pieces() -> None:
+    async def answer_in_pieces(connection: ServerConnection) -> None:
+        await connection.send(["+PA", "SS:id-0"])
+
+    async with scripted_engine(Answers([], ["+PASS:id-1"])) as engine, engine.link() as tested:
+        await tested.authenticate()
+        tested.send(0, acknowledge(0))
+        await engine.until_heard(2)
+        tested.link.beat(tested.link.carriers[0], lambda _: None)
+        held_back = tested.send(1, acknowledge(1))
+        await anyio.wait_all_tasks_blocked()
+        assert not held_back.sent
+        await engine.run(answer_in_pieces)
+        await tested.until(lambda: len(tested.replies) == 2)
+    assert tested.replies == {0: Outcome(True, "id-0"), 1: Outcome(True, "id-1")}
+
+
+async def test_a_text_ping_in_pieces_gets_its_pong() -> None:
+    async def ping_in_pieces(connection: ServerConnection) -> None:
+        await connection.send(["PI", "NG"])
+
+    async with scripted_engine(Answers()) as engine, engine.link() as tested:
+        await tested.authenticate()
+        await engine.run(ping_in_pieces)
+        await engine.until_heard(2)
+    assert engine.received[1] == "PONG"
+
+
+# Links that end in odd ways
+
+
+async def test_a_connection_that_is_breaking_gets_nothing() -> None:
+    async with scripted_engine(echo) as engine, engine.link() as tested:
+        await tested.authenticate()
+        assert isinstance(tested.link, WebSocketLink)
+        tested.link._socket.transport.abort()  # as asyncio does when writing has failed
+        call = tested.send(1, acknowledge(1))
+        lost = await tested.until_lost()
+    assert not call.sent
+    assert tested.replies[1] is lost
+    assert lost.code == "link_lost"
+
+
+async def test_the_loss_is_told_whatever_those_do_who_wait(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    def fail(_answer: Outcome | EnSyncError) -> None:
+        raise LookupError("injected")
+
+    async with scripted_engine(echo) as engine, engine.link() as tested:
+        await tested.authenticate()
+        tested.link.send(acknowledge(1), fail)
+        tested.link.send(acknowledge(2), fail)
+        lost = await tested.until_lost()
+        assert lost.code == "internal_error"
+    assert "injected" in caplog.text
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closing handshake takes no time to speak of."""
     monkeypatch.setattr(websocket, "CLOSE_TIMEOUT", 0.05)
-    async with (
-        _engine_that_stays(b"\x88\x02\x03\xf4") as port,
-        scripted_engine(echo) as engine,
-        engine.link(f"ws://127.0.0.1:{port}") as tested,
-    ):
+
+
+@pytest.mark.usefixtures("soon")
+async def test_an_engine_that_says_it_closes_and_does_not_is_left() -> None:
+    async with _closing_engine(at_once=False) as engine, engine.link() as tested:
         answer = await tested.ask(acknowledge(1))
         assert isinstance(answer, EnSyncConnectionError)
         assert answer.code == "link_lost"
@@ -206,9 +279,56 @@ async def test_an_engine_that_says_it_closes_and_does_not_is_left(
         assert tested.lost == [answer]
 
 
+@pytest.mark.usefixtures("soon")
+async def test_an_engine_that_closes_with_the_handshake_is_left_and_gets_nothing() -> None:
+    async with _closing_engine(at_once=True) as engine, engine.link() as tested:
+        call = tested.send(1, acknowledge(1))
+        lost = await tested.until_lost()
+    assert not call.sent
+    assert tested.replies[1] is lost
+    assert lost.code == "link_lost"
+    assert "1012" in str(lost)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_an_engine_that_ends_its_half_and_reads_nothing_is_left() -> None:
+    async def end_one_half(connection: ServerConnection) -> None:
+        await _stop_reading(connection)
+        connection.transport.write_eof()
+
+    async with scripted_engine(Answers()) as engine, engine.link() as tested:
+        await tested.authenticate()
+        await engine.run(_stop_reading)
+        calls = [_acknowledge_a_megabyte(tested, number) for number in range(20)]
+        await engine.run(end_one_half)
+        lost = await tested.until_lost()
+        assert lost.code == "link_lost"
+        assert calls[0].sent
+        assert not calls[-1].sent
+        assert set(tested.replies.values()) == {lost}
+        await engine.run(_break_off)
+
+
+async def _stop_reading(connection: ServerConnection) -> None:
+    connection.transport.pause_reading()
+
+
+async def _read_on(connection: ServerConnection) -> None:
+    connection.transport.resume_reading()
+
+
+async def _break_off(connection: ServerConnection) -> None:
+    connection.transport.abort()
+
+
+def _acknowledge_a_megabyte(tested: TestedLink, number: int) -> Call:
+    return tested.send(number, Acknowledge("n", f"{number}-" + "i" * 1_000_000, 1))
+
+
 @asynccontextmanager
-async def _engine_that_stays(says: bytes) -> AsyncIterator[int]:
-    """A server that answers the first message with these bytes, and never closes."""
+async def _closing_engine(*, at_once: bool) -> AsyncIterator[ScriptedEngine]:
+    """Says that it closes, with the handshake or upon the first message, and never does."""
+    close = b"\x88\x02\x03\xf4"
 
     async def handle(stream: SocketStream) -> None:
         protocol = ServerProtocol()
@@ -217,15 +337,19 @@ async def _engine_that_stays(says: bytes) -> AsyncIterator[int]:
             (request,) = protocol.events_received()
             assert isinstance(request, Request)
             protocol.send_response(protocol.accept(request))
-            await stream.send(b"".join(protocol.data_to_send()))
+            handshake = b"".join(protocol.data_to_send())
+            await stream.send(handshake + close * at_once)
             await stream.receive()
-            await stream.send(says)
+            if not at_once:
+                await stream.send(close)
             await anyio.sleep_forever()
 
     async with (
+        open_asyncio_side() as side,
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(listener.serve, handle)
-        yield listener.extra(SocketAttribute.local_port)
+        port = listener.extra(SocketAttribute.local_port)
+        yield ScriptedEngine(side, port, [], [], anyio.Event())
         tasks.cancel_scope.cancel()
