@@ -113,7 +113,9 @@ class Connection:
 
     def answered(self, request: Request, outcome: Outcome) -> None:
         """Notes what an answer says about the connection that it came on."""
-        if isinstance(request, _ABOUT_EVENTS) and not outcome.unauthenticated:
+        if outcome.unauthenticated:
+            self.unknown_to_engine(outcome.message)
+        elif isinstance(request, _ABOUT_EVENTS):
             self.was_useful = True
 
     def heartbeat_answered(self, answer: Outcome) -> None:

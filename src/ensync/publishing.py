@@ -9,7 +9,7 @@ from collections.abc import (
 )
 from typing import Literal, NamedTuple, TypeAlias, cast
 
-from ensync.connection import Answer, Connection
+from ensync.connection import Answer
 from ensync.crypto import parse_app_id, seal, seal_hybrid
 from ensync.errors import (
     EnSyncConnectionError,
@@ -19,6 +19,7 @@ from ensync.errors import (
     EnSyncValidationError,
 )
 from ensync.event import Receipt
+from ensync.exchanges import Exchange, Exchanges
 from ensync.options import Backoff, check_choice
 from ensync.payload import check_event_name, encode_metadata, encode_payload
 from ensync.received import make_received
@@ -95,43 +96,57 @@ async def publish_all(session: Session, requests: list[Publish], timeout: float)
     deadline = session.clock() + timeout
     outcomes: dict[str, RecipientOutcome] = {}
     pauses: Backoff | None = None
-    left = requests
-    while left:
-        try:
-            connection = await session.connection(deadline)
-        except EnSyncConnectionError as error:
-            outcomes.update({request.recipient: Rejected(error) for request in left})
-            break
-        answers = await session.exchange_all(connection, left, deadline)
-        undone = _note(answers, left, connection, outcomes)
-        if undone and not connection.is_lost:
-            pauses = pauses or session.pauses()
-            if not await waited(pauses, deadline):
-                outcomes.update(undone)
-                break
-        left = [request for request in left if request.recipient in undone]
+    unsent: Sequence[Publish] = requests
+    scope: Exchanges[Publish] = session.exchanges(deadline)
+    with scope as exchanges:
+        while len(outcomes) < len(requests):
+            if unsent:
+                outcomes.update(await _send(session, exchanges, unsent, deadline))
+                unsent = ()
+                continue
+            undone = _note(await exchanges.answers(), outcomes)
+            if any(not exchange.connection.is_lost for exchange in undone):
+                pauses = pauses or session.pauses()
+                if not await waited(pauses, deadline):
+                    outcomes.update(_not_done(undone))
+                    continue
+            unsent = [exchange.request for exchange in undone]
     ordered = {request.recipient: outcomes[request.recipient] for request in requests}
     return _receipt(requests[0].event_name, ordered)
 
 
+async def _send(
+    session: Session, exchanges: Exchanges[Publish], requests: Sequence[Publish], deadline: float
+) -> Mapping[str, Rejected]:
+    """Sends requests; they are rejected where there is no connection for them in time."""
+    try:
+        connection = await session.connection(deadline)
+    except EnSyncConnectionError as error:
+        return {request.recipient: Rejected(error) for request in requests}
+    await exchanges.send(connection, requests)
+    return {}
+
+
 def _note(
-    answers: Iterable[Answer],
-    requests: Iterable[Publish],
-    connection: Connection,
-    outcomes: dict[str, RecipientOutcome],
-) -> dict[str, Rejected]:
-    """Notes what came of requests; what the engine has certainly done nothing about, is left."""
-    undone: dict[str, Rejected] = {}
-    for request, answer in zip(requests, answers, strict=True):
-        outcome = _judge(answer)
-        if outcome is not None:
-            outcomes[request.recipient] = outcome
-        elif isinstance(answer.result, Outcome):
-            connection.unknown_to_engine(answer.result.message)
-            undone[request.recipient] = Rejected(_refusal(answer.result.message))
+    over: Iterable[Exchange[Publish]], outcomes: dict[str, RecipientOutcome]
+) -> Sequence[Exchange[Publish]]:
+    """Notes what came of requests; those that the engine has certainly not done are left."""
+    undone: list[Exchange[Publish]] = []
+    for exchange in over:
+        outcome = _judge(exchange.answer)
+        if outcome is None:
+            undone.append(exchange)
         else:
-            undone[request.recipient] = Rejected(answer.result)
+            outcomes[exchange.request.recipient] = outcome
     return undone
+
+
+def _not_done(exchanges: Iterable[Exchange[Publish]]) -> Mapping[str, Rejected]:
+    reasons = {exchange.request.recipient: exchange.answer.result for exchange in exchanges}
+    return {
+        recipient: Rejected(_refusal(reason.message) if isinstance(reason, Outcome) else reason)
+        for recipient, reason in reasons.items()
+    }
 
 
 def _judge(answer: Answer) -> RecipientOutcome | None:

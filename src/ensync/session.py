@@ -8,29 +8,29 @@ the next one, and a subscription outlives the link that it was made on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled
 
 from ensync.acknowledgements import AcknowledgementPipeline
 from ensync.connection import Answer, ClientState, Connection, SessionSettings
-from ensync.deadlines import Deadline, Deadlines
+from ensync.deadlines import Deadlines
 from ensync.draining import Draining
 from ensync.errors import (
     EnSyncConnectionError,
     EnSyncError,
     EnSyncTimeoutError,
 )
+from ensync.exchanges import Exchanges
 from ensync.heartbeats import Heartbeats
 from ensync.options import Backoff, Reconnect
 from ensync.reconnecting import ReconnectDecisions, TryAfter
 from ensync.registry import SubscriptionRegistry
 from ensync.scopes import background_tasks
-from ensync.telling import no_answer_in_time, tell
+from ensync.telling import tell
 from ensync.transports.base import (
-    Call,
     Identity,
     Link,
     LostCallback,
@@ -38,7 +38,7 @@ from ensync.transports.base import (
     ReplyCallback,
     Request,
 )
-from ensync.transports.bridge import AsyncioSide, Latch, current_clock, latch_type
+from ensync.transports.bridge import AsyncioSide, current_clock, latch_type
 
 __all__ = ["Session", "waited"]
 
@@ -47,48 +47,6 @@ logger = logging.getLogger("ensync")
 # Acknowledgements go first on a new link, so that their events are not handed out
 # again; an engine that is slow to confirm does not hold the subscriptions up longer.
 _ACKNOWLEDGE_FIRST = 2.0
-
-
-class _Countdown:
-    """Of answers that are waited for together."""
-
-    __slots__ = ("_left", "over")
-
-    def __init__(self, left: int, over: Latch) -> None:
-        self._left = left
-        self.over = over
-
-    def one_less(self) -> None:
-        self._left -= 1
-        if not self._left:
-            self.over.set()
-
-
-class _Wait(Deadline):
-    """For the answer to one request."""
-
-    __slots__ = ("_countdown", "answer")
-
-    def __init__(self, countdown: _Countdown) -> None:
-        self._countdown = countdown
-        self.answer: Outcome | EnSyncError | None = None
-
-    def answered(self, answer: Outcome | EnSyncError) -> None:
-        self.answer = answer
-        self._countdown.one_less()
-
-    def expire(self) -> None:
-        # All that are waited for together have the same deadline.
-        self._countdown.over.set()
-
-    def end(self, call: Call) -> Answer:
-        """What came of it. A request without an answer is given up."""
-        self.cancel()
-        sent = call.sent
-        if self.answer is None:
-            call.cancel()
-            return Answer(no_answer_in_time(), sent)
-        return Answer(self.answer, sent)
 
 
 class Session:
@@ -322,33 +280,16 @@ class Session:
 
     async def exchange(self, connection: Connection, request: Request, deadline: float) -> Answer:
         """Sends a request once and waits for its answer, until the deadline."""
-        (answer,) = await self.exchange_all(connection, [request], deadline)
-        return answer
+        with self.exchanges(deadline) as exchanges:
+            await exchanges.send(connection, [request])
+            (exchange,) = await exchanges.answers()
+        return exchange.answer
 
-    async def exchange_all(
-        self, connection: Connection, requests: Sequence[Request], deadline: float
-    ) -> list[Answer]:
-        """The same for several requests at once. They are answered in any order."""
-        # They may leave at once: nobody who is cancelled already is to have asked.
-        await checkpoint_if_cancelled()
-        link = connection.live_link
-        countdown = _Countdown(len(requests), self._make_latch())
-        waits: list[tuple[_Wait, Call]] = []
-        try:
-            for request in requests:
-                wait = _Wait(countdown)
-                waits.append((wait, link.send(request, wait.answered)))
-                self._deadlines.add(deadline, wait)
-            await countdown.over.wait()
-        finally:
-            answers = [wait.end(call) for wait, call in waits]
-        for request, answer in zip(requests, answers, strict=True):
-            if isinstance(answer.result, Outcome):
-                connection.answered(request, answer.result)
-            else:
-                # A request cancelled together with this one may have cost it its link.
-                await checkpoint_if_cancelled()
-        return answers
+    def exchanges(self, deadline: float) -> Exchanges[Any]:
+        """A scope for several requests with the same deadline."""
+        exchanges: Exchanges[Any] = Exchanges(self._make_latch)
+        self._deadlines.add(deadline, exchanges)
+        return exchanges
 
     def tell(self, connection: Connection, request: Request, on_answer: ReplyCallback) -> None:
         """Sends a request once, without waiting; its deadline is that of all requests."""
@@ -387,7 +328,6 @@ class Session:
             if isinstance(result, Outcome):
                 if not result.unauthenticated:
                     return result._replace(perhaps_repeated=perhaps_done)
-                connection.unknown_to_engine(result.message)
                 continue
             if isinstance(result, EnSyncTimeoutError) or not _may_repeat(result):
                 raise result

@@ -45,6 +45,7 @@ __all__ = [
     "ScriptedCarrier",
     "ScriptedEngine",
     "ScriptedLink",
+    "SentCall",
 ]
 
 DONE = Outcome(True)

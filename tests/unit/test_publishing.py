@@ -8,10 +8,11 @@ import anyio
 import pytest
 import trio
 
+from ensync.connection import ClientState
 from ensync.crypto import SecretKey
-from ensync.errors import EnSyncPublishError
+from ensync.errors import EnSyncError, EnSyncPublishError, EnSyncTimeoutError
 from ensync.transports.base import Outcome, Publish
-from tests.unit.scripted_link import UNHEARD
+from tests.unit.scripted_link import UNHEARD, SentCall
 from tests.unit.scripted_program import BACK_OFF, Program
 
 pytestmark = [pytest.mark.anyio, pytest.mark.mock_clock]
@@ -32,6 +33,16 @@ async def program() -> AsyncIterator[Program]:
 def asked_for(program: Program) -> list[str]:
     requests = program.engine.requests
     return [request.recipient for request in requests if isinstance(request, Publish)]
+
+
+def publishes_under_way(program: Program) -> list[SentCall]:
+    return [call for call in program.engine.link.calls if isinstance(call.request, Publish)]
+
+
+def answer(program: Program, call: SentCall, reply: Outcome | EnSyncError) -> None:
+    program.engine.link.calls.remove(call)
+    call.sent = reply is not UNHEARD
+    call.on_reply(reply)
 
 
 async def test_the_receipt_names_them_in_their_order(program: Program) -> None:
@@ -76,10 +87,9 @@ async def test_what_has_no_answer_is_unknown_and_the_rest_is_accepted(program: P
 
     async def answer_two() -> None:
         await anyio.wait_all_tasks_blocked()
-        first, _, third = list(program.engine.link.calls)
+        first, _, third = publishes_under_way(program)
         for call in (first, third):
-            program.engine.link.calls.remove(call)
-            call.on_reply(Outcome(True, idem="accepted"))
+            answer(program, call, Outcome(True, idem="accepted"))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(answer_two)
@@ -88,7 +98,55 @@ async def test_what_has_no_answer_is_unknown_and_the_rest_is_accepted(program: P
     assert caught.value.accepted == {FIRST: "accepted", THIRD: "accepted"}
     assert list(caught.value.unknown) == [SECOND]
     assert anyio.current_time() - begin == pytest.approx(5, abs=0.1)
-    assert not any(isinstance(call.request, Publish) for call in program.engine.link.calls)
+    assert publishes_under_way(program) == []
+
+
+async def test_what_was_not_heard_does_not_wait_for_what_has_no_answer(program: Program) -> None:
+    program.engine.hold(Publish)
+
+    async def refuse_the_first_unheard() -> None:
+        await anyio.wait_all_tasks_blocked()
+        answer(program, publishes_under_way(program)[0], UNHEARD)
+        await anyio.sleep(1)
+        *_, again = publishes_under_way(program)
+        assert isinstance(again.request, Publish)
+        assert again.request.recipient == FIRST
+        answer(program, again, Outcome(True, idem="second try"))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(refuse_the_first_unheard)
+        with pytest.raises(EnSyncPublishError) as caught:
+            await program.client.publish("n", RECIPIENTS, 1, timeout=5)
+    assert caught.value.accepted == {FIRST: "second try"}
+    assert list(caught.value.unknown) == [SECOND, THIRD]
+
+
+async def test_a_client_that_the_engine_has_forgotten_connects_anew_at_once(
+    program: Program,
+) -> None:
+    program.engine.hold(Publish)
+
+    async def forget() -> None:
+        await anyio.wait_all_tasks_blocked()
+        answer(program, publishes_under_way(program)[0], FORGOTTEN)
+        await anyio.sleep(1)
+        assert program.session.state is ClientState.RECONNECTING
+        program.engine.heal()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(forget)
+        with pytest.raises(EnSyncPublishError) as caught:
+            await program.client.publish("n", RECIPIENTS, 1, timeout=2 * BACK_OFF)
+    assert list(caught.value.accepted) == [FIRST]
+    assert list(caught.value.unknown) == [SECOND, THIRD]
+
+
+async def test_all_that_are_late_are_late_for_the_same_reason(program: Program) -> None:
+    program.engine.hold(Publish)
+    program.engine.link.cancelling_ends_it = True  # as over WebSocket
+    with pytest.raises(EnSyncPublishError) as caught:
+        await program.client.publish("n", RECIPIENTS, 1, timeout=5)
+    assert {type(error) for error in caught.value.unknown.values()} == {EnSyncTimeoutError}
 
 
 async def test_without_a_link_in_time_all_are_rejected(program: Program) -> None:
@@ -104,7 +162,7 @@ async def test_a_cancelled_publish_gives_all_of_them_up(program: Program) -> Non
     with anyio.move_on_after(1) as scope:
         await program.client.publish("n", RECIPIENTS, 1)
     assert scope.cancelled_caught
-    assert not any(isinstance(call.request, Publish) for call in program.engine.link.calls)
+    assert publishes_under_way(program) == []
 
 
 async def test_recipients_cost_no_task_each(program: Program) -> None:

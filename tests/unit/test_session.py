@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from ensync.connection import Answer, ClientState, Connection
+from ensync.connection import ClientState
 from ensync.errors import (
     EnSyncAuthenticationError,
     EnSyncConnectionError,
@@ -358,21 +358,7 @@ async def test_pausing_and_resuming_at_once_ends_as_the_engine_has_it() -> None:
             assert (KEPT in program.engine.paused) is program.kept.is_paused
 
 
-# An answer that somebody takes note of when its connection is long gone
-
-
-class SlowToNotice(Session):
-    """Gets its answers, and does nothing about them until it is told to."""
-
-    def __init__(self, engine: ScriptedEngine) -> None:
-        super().__init__(NO_SIDE, engine.open_link, "key", SETTINGS, lambda: 1.0)
-        self.notice = anyio.Event()
-
-    async def exchange(self, connection: Connection, request: Request, deadline: float) -> Answer:
-        answer = await super().exchange(connection, request, deadline)
-        if not isinstance(request, Heartbeat):
-            await self.notice.wait()
-        return answer
+# A client that the engine has forgotten
 
 
 async def _publish(session: Session) -> None:
@@ -391,20 +377,16 @@ ASKING: dict[type[Request], Callable[[Session], Coroutine[Any, Any, None]]] = {
 
 
 @pytest.mark.parametrize("kind", ASKING)
-async def test_an_answer_says_nothing_about_the_connection_that_came_after(
-    kind: type[Request],
-) -> None:
+async def test_it_connects_anew_once_and_asks_again(kind: type[Request]) -> None:
     engine = ScriptedEngine()
-    session = SlowToNotice(engine)
+    session = Session(NO_SIDE, engine.open_link, "key", SETTINGS, lambda: 1.0)
     await session.open()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(session.run)
         engine.replies[kind].append(UNKNOWN)
         tasks.start_soon(ASKING[kind], session)
         await anyio.wait_all_tasks_blocked()
-        engine.lose()
-        await anyio.sleep(BACK_OFF + 1)
-        session.notice.set()
+        assert session.state is ClientState.RECONNECTING
         await anyio.sleep(5 * BACK_OFF)
         assert (session.state, session.reconnects) == (ClientState.CONNECTED, 1)
         assert engine.count(kind) == 2
