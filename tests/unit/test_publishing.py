@@ -95,8 +95,8 @@ async def test_what_has_no_answer_is_unknown_and_the_rest_is_accepted(program: P
         tasks.start_soon(answer_two)
         with pytest.raises(EnSyncPublishError) as caught:
             await program.client.publish("n", RECIPIENTS, 1, timeout=5)
-    assert caught.value.accepted == {FIRST: "accepted", THIRD: "accepted"}
-    assert list(caught.value.unknown) == [SECOND]
+        assert caught.value.accepted == {FIRST: "accepted", THIRD: "accepted"}
+        assert list(caught.value.unknown) == [SECOND]
     assert anyio.current_time() - begin == pytest.approx(5, abs=0.1)
     assert publishes_under_way(program) == []
 
@@ -117,8 +117,8 @@ async def test_what_was_not_heard_does_not_wait_for_what_has_no_answer(program: 
         tasks.start_soon(refuse_the_first_unheard)
         with pytest.raises(EnSyncPublishError) as caught:
             await program.client.publish("n", RECIPIENTS, 1, timeout=5)
-    assert caught.value.accepted == {FIRST: "second try"}
-    assert list(caught.value.unknown) == [SECOND, THIRD]
+        assert caught.value.accepted == {FIRST: "second try"}
+        assert list(caught.value.unknown) == [SECOND, THIRD]
 
 
 async def test_a_client_that_the_engine_has_forgotten_connects_anew_at_once(
@@ -137,8 +137,8 @@ async def test_a_client_that_the_engine_has_forgotten_connects_anew_at_once(
         tasks.start_soon(forget)
         with pytest.raises(EnSyncPublishError) as caught:
             await program.client.publish("n", RECIPIENTS, 1, timeout=2 * BACK_OFF)
-    assert list(caught.value.accepted) == [FIRST]
-    assert list(caught.value.unknown) == [SECOND, THIRD]
+        assert list(caught.value.accepted) == [FIRST]
+        assert list(caught.value.unknown) == [SECOND, THIRD]
 
 
 async def test_all_that_are_late_are_late_for_the_same_reason(program: Program) -> None:

@@ -193,7 +193,8 @@ async def test_a_fault_in_writing_ends_the_link(
 
 
 async def test_what_waits_is_written_when_the_socket_takes_more() -> None:
-    answers = Answers(*[[]] * 19, [f"+PASS:id-{number}" for number in range(20)])
+    silence = [list[str]() for _ in range(19)]
+    answers = Answers(*silence, [f"+PASS:id-{number}" for number in range(20)])
     async with scripted_engine(answers) as engine, engine.link() as tested:
         await tested.authenticate()
         await engine.run(_stop_reading)
