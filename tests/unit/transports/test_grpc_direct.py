@@ -616,11 +616,10 @@ def test_cancelling_inside_of_a_message(lean: bool) -> None:
 # The connection's window
 
 
-@pytest.mark.timeout(120)
 @BOTH
-def test_no_window_is_lost_over_10_000_streams(lean: bool) -> None:
+def test_no_window_is_lost_over_many_streams(lean: bool) -> None:
     wired = Wired(lean=lean)
-    for number in range(10_000 if lean else 1_000):
+    for number in range(2_000 if lean else 1_000):
         _one_of_many(wired, number % 9)
     wired.settle()
     assert wired.window_owed == 0
