@@ -51,7 +51,15 @@ class Exchanges(Deadline, Generic[R]):
         make_latch: Makes what that task waits with.
     """
 
-    __slots__ = ("_is_due", "_is_late", "_latch", "_make_latch", "_over", "_under_way")
+    __slots__ = (
+        "_has_failed",
+        "_is_due",
+        "_is_late",
+        "_latch",
+        "_make_latch",
+        "_over",
+        "_under_way",
+    )
 
     def __init__(self, make_latch: Callable[[], Latch]) -> None:
         self._make_latch = make_latch
@@ -60,13 +68,15 @@ class Exchanges(Deadline, Generic[R]):
         self._over: list[Exchange[R]] = []
         self._is_due = False
         self._is_late = False
+        self._has_failed = False
 
     def __enter__(self) -> Exchanges[R]:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.cancel()
-        self._give_up()
+        if self._under_way:
+            self._give_up()
 
     async def send(self, connection: Connection, requests: Iterable[R]) -> None:
         """Sends requests, together as far as the connection can.
@@ -96,6 +106,8 @@ class Exchanges(Deadline, Generic[R]):
             exchange.connection.answered(exchange.request, result)
             if self._under_way:
                 return
+        else:
+            self._has_failed = True
         self._wake()
 
     def expire(self) -> None:
@@ -121,7 +133,8 @@ class Exchanges(Deadline, Generic[R]):
         if self._is_late:
             self._give_up()
         over, self._over = self._over, []
-        if not all(isinstance(exchange.answer.result, Outcome) for exchange in over):
+        if self._has_failed:
+            self._has_failed = False
             # What another task asked, that is cancelled together with this one, may have cost
             # both their link.
             await checkpoint_if_cancelled()

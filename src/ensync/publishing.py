@@ -105,6 +105,8 @@ async def publish_all(session: Session, requests: list[Publish], timeout: float)
                 unsent = ()
                 continue
             undone = _note(await exchanges.answers(), outcomes)
+            if not undone:
+                continue
             if any(not exchange.connection.is_lost for exchange in undone):
                 pauses = pauses or session.pauses()
                 if not await waited(pauses, deadline):
