@@ -49,16 +49,19 @@ class Exchanges(Deadline, Generic[R]):
 
     Args:
         make_latch: Makes what that task waits with.
+
+    Attributes:
+        is_late: Whether the deadline is over. What is sent then is not waited for.
     """
 
     __slots__ = (
         "_has_failed",
         "_is_due",
-        "_is_late",
         "_latch",
         "_make_latch",
         "_over",
         "_under_way",
+        "is_late",
     )
 
     def __init__(self, make_latch: Callable[[], Latch]) -> None:
@@ -67,7 +70,7 @@ class Exchanges(Deadline, Generic[R]):
         self._under_way: dict[Exchange[R], Call] = {}
         self._over: list[Exchange[R]] = []
         self._is_due = False
-        self._is_late = False
+        self.is_late = False
         self._has_failed = False
 
     def __enter__(self) -> Exchanges[R]:
@@ -112,7 +115,7 @@ class Exchanges(Deadline, Generic[R]):
 
     def expire(self) -> None:
         """The deadline is there: whoever waits goes on with what there is."""
-        self._is_late = True
+        self.is_late = True
         self._wake()
 
     def _wake(self) -> None:
@@ -126,11 +129,11 @@ class Exchanges(Deadline, Generic[R]):
         It waits until all are, or one has come to nothing, so that it can be sent again without
         waiting for the others. At the deadline, what is not answered is given up.
         """
-        if not self._is_due:
+        if not self._is_due and not self.is_late:
             self._latch = self._make_latch()
             await self._latch.wait()
         self._is_due = False
-        if self._is_late:
+        if self.is_late:
             self._give_up()
         over, self._over = self._over, []
         if self._has_failed:

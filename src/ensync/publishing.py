@@ -109,10 +109,13 @@ async def publish_all(session: Session, requests: list[Publish], timeout: float)
                 continue
             if any(not exchange.connection.is_lost for exchange in undone):
                 pauses = pauses or session.pauses()
-                if not await waited(pauses, deadline):
-                    outcomes.update(_not_done(undone))
-                    continue
-            unsent = [exchange.request for exchange in undone]
+                may_repeat = await waited(pauses, deadline)
+            else:
+                may_repeat = not exchanges.is_late
+            if may_repeat:
+                unsent = [exchange.request for exchange in undone]
+            else:
+                outcomes.update(_not_done(undone))
     ordered = {request.recipient: outcomes[request.recipient] for request in requests}
     return _receipt(requests[0].event_name, ordered)
 
