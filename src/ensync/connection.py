@@ -80,6 +80,8 @@ class Connection:
         self.identity: Identity | None = None
         self.error: EnSyncConnectionError | None = None
         self._lost = anyio.Event()
+        self._under_way = 0
+        self._quiet: anyio.Event | None = None
         self.registrations = Registrations()
         self.was_useful = False
 
@@ -110,6 +112,22 @@ class Connection:
         await self._lost.wait()
         assert self.error is not None
         return self.error
+
+    def asked(self) -> None:
+        """A request is under way on it from now on."""
+        self._under_way += 1
+
+    def concluded(self) -> None:
+        """It is answered, or was given up."""
+        self._under_way -= 1
+        if not self._under_way and self._quiet is not None:
+            self._quiet.set()
+
+    async def wait_quiet(self) -> None:
+        """Waits until no request is under way. Only one task may wait."""
+        if self._under_way:
+            self._quiet = anyio.Event()
+            await self._quiet.wait()
 
     def answered(self, request: Request, outcome: Outcome) -> None:
         """Notes what an answer says about the connection that it came on."""

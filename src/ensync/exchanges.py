@@ -90,6 +90,7 @@ class Exchanges(Deadline, Generic[R]):
         link = connection.live_link
         for request in requests:
             exchange = Exchange(self, connection, request)
+            connection.asked()
             call = link.send(request, exchange.answered)
             if exchange.result is None:
                 self._under_way[exchange] = call
@@ -104,6 +105,7 @@ class Exchanges(Deadline, Generic[R]):
 
     def _end(self, exchange: Exchange[R], result: Outcome | EnSyncError, call: Call) -> None:
         exchange.answer = Answer(result, call.sent)
+        exchange.connection.concluded()
         self._over.append(exchange)
         if isinstance(result, Outcome):
             exchange.connection.answered(exchange.request, result)
@@ -135,19 +137,21 @@ class Exchanges(Deadline, Generic[R]):
         self._is_due = False
         if self.is_late:
             self._give_up()
+            self._has_failed = True
         over, self._over = self._over, []
         if self._has_failed:
             self._has_failed = False
-            # What another task asked, that is cancelled together with this one, may have cost
-            # both their link.
+            # Who is cancelled hears of that, and not of what came of it: another request that was
+            # cancelled together with this one may have cost both their link.
             await checkpoint_if_cancelled()
         return over
 
     def _give_up(self) -> None:
-        # All are taken out first: giving one up may cost the others their link.
+        # All are taken out first: giving one up may cost the others their link. And the last is
+        # the first to go: each that goes may make room for one that has waited for it.
         given_up, self._under_way = self._under_way, {}
-        for exchange, call in given_up.items():
+        for exchange, call in reversed(given_up.items()):
             exchange.answer = Answer(no_answer_in_time(), call.sent)
-        self._over.extend(given_up)
-        for call in given_up.values():
             call.cancel()
+            exchange.connection.concluded()
+        self._over.extend(given_up)

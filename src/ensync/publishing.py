@@ -109,10 +109,10 @@ async def publish_all(session: Session, requests: list[Publish], timeout: float)
                 continue
             if any(not exchange.connection.is_lost for exchange in undone):
                 pauses = pauses or session.pauses()
-                may_repeat = await waited(pauses, deadline)
+                in_time = await waited(pauses, deadline)
             else:
-                may_repeat = not exchanges.is_late
-            if may_repeat:
+                in_time = True
+            if in_time and not exchanges.is_late:
                 unsent = [exchange.request for exchange in undone]
             else:
                 outcomes.update(_not_done(undone))

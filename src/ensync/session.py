@@ -47,6 +47,8 @@ logger = logging.getLogger("ensync")
 # Acknowledgements go first on a new link, so that their events are not handed out
 # again; an engine that is slow to confirm does not hold the subscriptions up longer.
 _ACKNOWLEDGE_FIRST = 2.0
+# Seconds for what is still under way on a link that is left, but not broken.
+_LAST_ANSWERS = 1.0
 
 
 class Session:
@@ -186,7 +188,13 @@ class Session:
         self.acknowledgements.detach()
         self.subscriptions.detached()
         self._set_state(ClientState.RECONNECTING)
-        await self._close_link(connection)
+        try:
+            # An engine that does not know this client says so to each of its requests, and only
+            # then is certain that it has done nothing about them.
+            with anyio.move_on_after(_LAST_ANSWERS):
+                await connection.wait_quiet()
+        finally:
+            await self._close_link(connection)
 
     async def _close_link(self, connection: Connection) -> None:
         with anyio.CancelScope(shield=True):

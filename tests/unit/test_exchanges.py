@@ -13,7 +13,7 @@ from ensync.errors import EnSyncError, EnSyncTimeoutError
 from ensync.exchanges import Exchange, Exchanges
 from ensync.transports.base import Acknowledge, Call, Outcome, ReplyCallback, Request
 from ensync.transports.bridge import latch_type
-from tests.unit.scripted_link import DONE, LOST, ScriptedLink
+from tests.unit.scripted_link import DONE, LOST, ScriptedLink, SentCall
 
 pytestmark = pytest.mark.anyio
 
@@ -44,6 +44,36 @@ class FirstAtOnce(ScriptedLink):
         if request == REQUESTS[0]:
             self.answer(DONE)
         return call
+
+
+class OnePlace(ScriptedLink):
+    """Sends one request at a time: the next when the one before is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ever_sent: list[Request] = []
+
+    def send(self, request: Request, on_reply: ReplyCallback) -> Call:
+        call = OneOfAQueue(self, request, on_reply)
+        self.calls.append(call)
+        self.send_first()
+        return call
+
+    def send_first(self) -> None:
+        if self.calls and not self.calls[0].sent:
+            self.calls[0].sent = True
+            self.ever_sent.append(self.calls[0].request)
+
+
+class OneOfAQueue(SentCall):
+    def __init__(self, link: OnePlace, request: Request, on_reply: ReplyCallback) -> None:
+        super().__init__(link, request, on_reply)
+        self.sent = False
+        self._queue = link
+
+    def cancel(self) -> None:
+        super().cancel()
+        self._queue.send_first()
 
 
 async def test_success_is_waited_for_until_all_have_it() -> None:
@@ -96,6 +126,38 @@ async def test_what_is_late_is_given_up(cancelling_ends_it: bool) -> None:
         assert link.calls == []
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["left", "late"])
+async def test_what_was_not_sent_is_not_sent_when_all_are_given_up(late: bool) -> None:
+    link = OnePlace()
+    with scope() as exchanges, anyio.fail_after(5):
+        await exchanges.send(over(link), REQUESTS)
+        if late:
+            exchanges.expire()
+            ended = await exchanges.answers()
+            assert {each.request.idem: each.answer.sent for each in ended} == {
+                "0": True,
+                "1": False,
+                "2": False,
+            }
+    assert link.ever_sent == REQUESTS[:1]
+
+
+async def test_of_a_connection_on_which_all_is_answered_or_given_up_nothing_is_awaited() -> None:
+    link = ScriptedLink()
+    connection = over(link)
+    await connection.wait_quiet()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            with scope() as exchanges:
+                await exchanges.send(connection, REQUESTS)
+                tasks.start_soon(connection.wait_quiet)
+                await anyio.wait_all_tasks_blocked()
+                link.answer(DONE)
+                link.answer(LOST)
+                await exchanges.answers()
+    await connection.wait_quiet()
+
+
 async def test_what_is_sent_when_it_is_late_is_given_up_at_once() -> None:
     link = ScriptedLink()
     with scope() as exchanges, anyio.fail_after(5):
@@ -128,6 +190,15 @@ async def test_who_is_cancelled_hears_of_that_and_not_of_the_loss_it_has_caused(
     with scope() as exchanges, anyio.CancelScope() as cancelled:
         await exchanges.send(over(link), REQUESTS[:1])
         link.answer(LOST)
+        cancelled.cancel()
+        await exchanges.answers()
+    assert cancelled.cancelled_caught
+
+
+async def test_who_is_cancelled_in_the_moment_of_the_deadline_hears_of_that() -> None:
+    with scope() as exchanges, anyio.CancelScope() as cancelled:
+        await exchanges.send(over(ScriptedLink()), REQUESTS[:1])
+        exchanges.expire()
         cancelled.cancel()
         await exchanges.answers()
     assert cancelled.cancelled_caught

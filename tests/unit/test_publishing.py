@@ -129,8 +129,9 @@ async def test_a_client_that_the_engine_has_forgotten_connects_anew_at_once(
     async def forget() -> None:
         await anyio.wait_all_tasks_blocked()
         answer(program, publishes_under_way(program)[0], FORGOTTEN)
-        await anyio.sleep(1)
+        await anyio.sleep(2)
         assert program.session.state is ClientState.RECONNECTING
+        assert not program.engine.open_links
         program.engine.heal()
 
     async with anyio.create_task_group() as tasks:
@@ -139,6 +140,25 @@ async def test_a_client_that_the_engine_has_forgotten_connects_anew_at_once(
             await program.client.publish("n", RECIPIENTS, 1, timeout=2 * BACK_OFF)
         assert list(caught.value.accepted) == [FIRST]
         assert list(caught.value.unknown) == [SECOND, THIRD]
+
+
+async def test_what_a_forgetful_engine_is_about_to_answer_is_sent_again_too(
+    program: Program,
+) -> None:
+    program.engine.hold(Publish)
+
+    async def forget() -> None:
+        await anyio.wait_all_tasks_blocked()
+        for call in publishes_under_way(program):
+            answer(program, call, FORGOTTEN)
+            await anyio.sleep(0.01)
+        program.engine.heal()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(forget)
+        receipt = await program.client.publish("n", RECIPIENTS, 1, timeout=2 * BACK_OFF)
+        assert list(receipt.event_ids) == RECIPIENTS
+        assert len(program.engine.links) == 2
 
 
 async def test_all_that_are_late_are_late_for_the_same_reason(program: Program) -> None:

@@ -236,9 +236,14 @@ class GrpcLink(Link):
     def _leave(self, error: EnSyncConnectionError) -> None:
         for connection in self._carriers:
             connection.forget_when_lost(self._connection_lost)
+        # What was not sent goes first: all that ends makes room for what waits.
+        self._end_calls(error, sent=False)
         for stream in list(self._streams):
             stream.close()
-        for call in list(self._calls):
+        self._end_calls(error, sent=True)
+
+    def _end_calls(self, error: EnSyncConnectionError, *, sent: bool) -> None:
+        for call in [call for call in self._calls if call.sent == sent]:
             call.answer(error)
             call.cancel()
 
