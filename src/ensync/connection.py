@@ -80,8 +80,8 @@ class Connection:
         self.identity: Identity | None = None
         self.error: EnSyncConnectionError | None = None
         self._lost = anyio.Event()
-        self._under_way = 0
-        self._quiet: anyio.Event | None = None
+        self._publishes = 0
+        self._all_published: anyio.Event | None = None
         self.registrations = Registrations()
         self.was_useful = False
 
@@ -113,21 +113,23 @@ class Connection:
         assert self.error is not None
         return self.error
 
-    def asked(self) -> None:
+    def asked(self, request: Request) -> None:
         """A request is under way on it from now on."""
-        self._under_way += 1
+        if isinstance(request, Publish):
+            self._publishes += 1
 
-    def concluded(self) -> None:
+    def concluded(self, request: Request) -> None:
         """It is answered, or was given up."""
-        self._under_way -= 1
-        if not self._under_way and self._quiet is not None:
-            self._quiet.set()
+        if isinstance(request, Publish):
+            self._publishes -= 1
+            if not self._publishes and self._all_published is not None:
+                self._all_published.set()
 
-    async def wait_quiet(self) -> None:
-        """Waits until no request is under way. Only one task may wait."""
-        if self._under_way:
-            self._quiet = anyio.Event()
-            await self._quiet.wait()
+    async def wait_published(self) -> None:
+        """Waits until no publish is under way. Only one task may wait."""
+        if self._publishes:
+            self._all_published = anyio.Event()
+            await self._all_published.wait()
 
     def answered(self, request: Request, outcome: Outcome) -> None:
         """Notes what an answer says about the connection that it came on."""

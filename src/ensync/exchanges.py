@@ -90,7 +90,7 @@ class Exchanges(Deadline, Generic[R]):
         link = connection.live_link
         for request in requests:
             exchange = Exchange(self, connection, request)
-            connection.asked()
+            connection.asked(request)
             call = link.send(request, exchange.answered)
             if exchange.result is None:
                 self._under_way[exchange] = call
@@ -105,7 +105,7 @@ class Exchanges(Deadline, Generic[R]):
 
     def _end(self, exchange: Exchange[R], result: Outcome | EnSyncError, call: Call) -> None:
         exchange.answer = Answer(result, call.sent)
-        exchange.connection.concluded()
+        exchange.connection.concluded(exchange.request)
         self._over.append(exchange)
         if isinstance(result, Outcome):
             exchange.connection.answered(exchange.request, result)
@@ -153,5 +153,5 @@ class Exchanges(Deadline, Generic[R]):
         for exchange, call in reversed(given_up.items()):
             exchange.answer = Answer(no_answer_in_time(), call.sent)
             call.cancel()
-            exchange.connection.concluded()
+            exchange.connection.concluded(exchange.request)
         self._over.extend(given_up)

@@ -47,7 +47,7 @@ logger = logging.getLogger("ensync")
 # Acknowledgements go first on a new link, so that their events are not handed out
 # again; an engine that is slow to confirm does not hold the subscriptions up longer.
 _ACKNOWLEDGE_FIRST = 2.0
-# Seconds for what is still under way on a link that is left, but not broken.
+# Seconds for publishes that are still under way on a link that is left, but not broken.
 _LAST_ANSWERS = 1.0
 
 
@@ -189,10 +189,10 @@ class Session:
         self.subscriptions.detached()
         self._set_state(ClientState.RECONNECTING)
         try:
-            # An engine that does not know this client says so to each of its requests, and only
-            # then is certain that it has done nothing about them.
+            # An engine that does not know this client says so to each of its requests. Only then
+            # is it certain that it has done nothing about a publish; all else is repeated anyway.
             with anyio.move_on_after(_LAST_ANSWERS):
-                await connection.wait_quiet()
+                await connection.wait_published()
         finally:
             await self._close_link(connection)
 

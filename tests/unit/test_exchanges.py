@@ -11,7 +11,7 @@ from ensync.connection import Connection
 from ensync.deadlines import Deadlines
 from ensync.errors import EnSyncError, EnSyncTimeoutError
 from ensync.exchanges import Exchange, Exchanges
-from ensync.transports.base import Acknowledge, Call, Outcome, ReplyCallback, Request
+from ensync.transports.base import Acknowledge, Call, Outcome, Publish, ReplyCallback, Request
 from ensync.transports.bridge import latch_type
 from tests.unit.scripted_link import DONE, LOST, ScriptedLink, SentCall
 
@@ -142,20 +142,29 @@ async def test_what_was_not_sent_is_not_sent_when_all_are_given_up(late: bool) -
     assert link.ever_sent == REQUESTS[:1]
 
 
-async def test_of_a_connection_on_which_all_is_answered_or_given_up_nothing_is_awaited() -> None:
+async def test_publishes_that_are_answered_or_given_up_are_not_waited_for() -> None:
     link = ScriptedLink()
     connection = over(link)
-    await connection.wait_quiet()
+    publishes = [Publish("n", str(number), "", "", None) for number in range(3)]
+    await connection.wait_published()
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
-            with scope() as exchanges:
-                await exchanges.send(connection, REQUESTS)
-                tasks.start_soon(connection.wait_quiet)
+            with Exchanges[Publish](latch_type()) as exchanges:
+                Deadlines().add(0, exchanges)
+                await exchanges.send(connection, publishes)
+                tasks.start_soon(connection.wait_published)
                 await anyio.wait_all_tasks_blocked()
                 link.answer(DONE)
                 link.answer(LOST)
                 await exchanges.answers()
-    await connection.wait_quiet()
+    await connection.wait_published()
+
+
+async def test_what_is_repeated_anyway_is_not_waited_for() -> None:
+    connection = over(ScriptedLink())
+    with scope() as exchanges, anyio.fail_after(5):
+        await exchanges.send(connection, REQUESTS)
+        await connection.wait_published()
 
 
 async def test_what_is_sent_when_it_is_late_is_given_up_at_once() -> None:
