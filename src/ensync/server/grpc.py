@@ -205,9 +205,16 @@ class GrpcDoor:
         door_call = _door_call(call, "subscribe", request)
         await self._hooks.before_handling(door_call)
         self._broker.attach(request.client_id, call.connection)
-        async with background_tasks() as tasks:
-            tasks.start_soon(self._hooks.during_stream, door_call)
-            await self._streams.serve(call, door_call)
+        try:
+            async with background_tasks() as tasks:
+                tasks.start_soon(self._hooks.during_stream, door_call)
+                await self._streams.serve(call, door_call)
+        except BaseExceptionGroup as group:
+            # Several faults at once end a stream as one of them would.
+            fault = _first_of_faults(group)
+            if fault is None:
+                raise
+            raise fault from None
 
     async def _watch_connections(self) -> None:
         while True:
@@ -259,6 +266,17 @@ def _door_call(call: GrpcCall, purpose: str, request: betterproto2.Message) -> D
         getattr(request, "event_name", ""),
         call.connection,
     )
+
+
+def _first_of_faults(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """The first, if there is nothing else in the group."""
+    faults, others = group.split(DoorFault)
+    if others is not None:
+        return None
+    first: BaseException | None = faults
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
 
 
 async def _fail_on_purpose(call: GrpcCall, fault: DoorFault) -> None:

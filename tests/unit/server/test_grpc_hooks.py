@@ -31,6 +31,7 @@ class Hooks(DoorHooks):
         self.on_request: Callable[[DoorCall], Awaitable[None]] | None = None
         self.on_reply: Callable[[DoorCall], Awaitable[None]] | None = None
         self.copies = 1
+        self.on_delivery: Callable[[DoorCall], Awaitable[None]] | None = None
         self.stream_ends: anyio.Event | None = None
 
     async def before_handling(self, call: DoorCall) -> None:
@@ -43,6 +44,8 @@ class Hooks(DoorHooks):
             await self.on_reply(call)
 
     async def before_delivery(self, call: DoorCall, stored: StoredEvent) -> int:
+        if self.on_delivery is not None:
+            await self.on_delivery(call)
         return self.copies
 
     async def during_stream(self, call: DoorCall) -> None:
@@ -150,6 +153,27 @@ async def test_a_stream_can_be_ended(talk: Conversation, hooks: Hooks) -> None:
         hooks.stream_ends.set()
         assert await status_at_the_end(stream) is Status.INTERNAL
     await until(lambda: talk.engine.statistics().subscriptions == 0)
+
+
+async def test_two_faults_at_once_end_a_stream_as_one_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hooks = Hooks()
+
+    async def end_twice(_: DoorCall) -> None:
+        assert hooks.stream_ends is not None
+        hooks.stream_ends.set()
+        raise DoorFault("on purpose", status="INTERNAL")
+
+    async def scenario(talk: Conversation) -> None:
+        client = await talk.client()
+        hooks.on_delivery = end_twice
+        async with client.subscribed() as stream:
+            await client.publish()
+            assert await status_at_the_end(stream) is Status.INTERNAL
+
+    await conversation(hooks=hooks)(scenario)()
+    assert "internal error" not in caplog.text
 
 
 @with_hooks
