@@ -107,11 +107,9 @@ async def publish_all(session: Session, requests: list[Publish], timeout: float)
             undone = _note(await exchanges.answers(), outcomes)
             if not undone:
                 continue
-            if any(not exchange.connection.is_lost for exchange in undone):
-                pauses = pauses or session.pauses()
-                in_time = await waited(pauses, deadline)
-            else:
-                in_time = True
+            pauses = pauses or session.pauses()
+            are_lost = all(exchange.connection.is_lost for exchange in undone)
+            in_time = are_lost or await waited(pauses, deadline)
             if in_time and not exchanges.is_late:
                 unsent = [exchange.request for exchange in undone]
             else:

@@ -6,7 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeAlias
 
-__all__ = ["CallSoon", "Cork"]
+__all__ = ["ENOUGH_FOR_A_WRITE", "CallSoon", "Cork"]
+
+ENOUGH_FOR_A_WRITE = 64 * 1024
+"""Bytes. More in one system call gains nothing."""
 
 CallSoon: TypeAlias = Callable[[Callable[[], object]], object]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ensync.transports.cork import CallSoon, Cork
+from ensync.transports.cork import ENOUGH_FOR_A_WRITE, CallSoon, Cork
 
 __all__ = ["CorkedTransport"]
 
@@ -13,10 +13,6 @@ __all__ = ["CorkedTransport"]
 def _nothing() -> bytes:
     """What there is to be taken where nothing is ever announced."""
     return b""
-
-
-# More than this at once gains nothing.
-_FLUSH_BYTES = 64 * 1024
 
 
 class CorkedTransport(Cork):
@@ -60,7 +56,7 @@ class CorkedTransport(Cork):
     def _grow(self, size: int) -> None:
         self.written += size
         self._size += size
-        if self._size >= _FLUSH_BYTES:
+        if self._size >= ENOUGH_FOR_A_WRITE:
             self.flush()
         else:
             self.flush_soon()

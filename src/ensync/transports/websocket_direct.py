@@ -24,10 +24,6 @@ Message: TypeAlias = str | bytes
 _BEGINS_A_MESSAGE = frozenset((Opcode.TEXT, Opcode.BINARY))
 
 
-def _nothing() -> None:
-    """Nobody is told yet."""
-
-
 class DirectConnection(ClientConnection):
     """A connection that tells of messages as they are read.
 
@@ -44,7 +40,7 @@ class DirectConnection(ClientConnection):
     _is_full = False
     _cork: Cork | None = None
     _on_message: Callable[[Message], None]
-    _on_closing: Callable[[], None] = staticmethod(_nothing)
+    _on_closing: Callable[[], None]
 
     def attach(
         self, cork: Cork, on_message: Callable[[Message], None], on_closing: Callable[[], None]
@@ -63,7 +59,7 @@ class DirectConnection(ClientConnection):
         self._tell_if_closing()
 
     def _tell_if_closing(self) -> None:
-        if self.protocol.state is not State.OPEN:
+        if self._cork is not None and self.protocol.state is not State.OPEN:
             self._on_closing()
 
     # Reading

@@ -6,15 +6,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ensync.transports.cork import CallSoon, Cork
+from ensync.transports.cork import ENOUGH_FOR_A_WRITE, CallSoon, Cork
 from ensync.transports.websocket_calls import PendingCall
 from ensync.transports.websocket_direct import DirectConnection
 from ensync.websocket_text import PONG, ServerFrame, WebSocketTextError
 
 __all__ = ["RequestPipeline"]
-
-# Characters, about as many bytes. More at once gains nothing.
-_ENOUGH_FOR_A_WRITE = 64 * 1024
 
 
 class RequestPipeline(Cork):
@@ -67,12 +64,12 @@ class RequestPipeline(Cork):
     def _next_messages(self) -> list[str]:
         messages: list[str] = []
         size = 0
-        while size < _ENOUGH_FOR_A_WRITE:
+        while size < ENOUGH_FOR_A_WRITE:
             message = self._next_message()
             if message is None:
                 break
             messages.append(message)
-            size += len(message)
+            size += len(message)  # in characters, about as many bytes
         return messages
 
     def _next_message(self) -> str | None:
