@@ -83,6 +83,14 @@ class Program:
             yield self
             self.leave.set()
 
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[Program]:
+        """The same, with the program at work."""
+        async with self.running():
+            self.start()
+            await self.at_work.wait()
+            yield self
+
     def start(self) -> None:
         self._calls.start_soon(self._run)
 

@@ -24,9 +24,7 @@ FORGOTTEN = Outcome(False, "who are you", unauthenticated=True)
 
 @pytest.fixture
 async def program() -> AsyncIterator[Program]:
-    async with Program().running() as program:
-        program.start()
-        await program.at_work.wait()
+    async with Program().working() as program:
         yield program
 
 

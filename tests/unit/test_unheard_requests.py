@@ -21,9 +21,7 @@ RECIPIENT = SecretKey.generate().app_id
 
 @pytest.fixture
 async def program() -> AsyncIterator[Program]:
-    async with Program().running() as program:
-        program.start()
-        await program.at_work.wait()
+    async with Program().working() as program:
         yield program
 
 

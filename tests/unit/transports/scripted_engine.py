@@ -18,7 +18,15 @@ from ensync.transports.base import Call, Delivery, Identity, Link, Outcome, Requ
 from ensync.transports.bridge import AsyncioSide, open_asyncio_side
 from ensync.transports.websocket import WebSocketTransport
 
-__all__ = ["Answers", "Script", "ScriptedEngine", "TestedLink", "scripted_engine"]
+__all__ = [
+    "Answers",
+    "Script",
+    "ScriptedEngine",
+    "TestedLink",
+    "break_off",
+    "scripted_engine",
+    "stop_reading",
+]
 
 Script: TypeAlias = Callable[[str], "list[str]"]
 """From a request's text to what the engine says then."""
@@ -90,6 +98,15 @@ class TestedLink:
     def _delivered(self, delivery: Delivery) -> None:
         self.deliveries.append(delivery)
         self.changed.set()
+
+
+async def stop_reading(connection: ServerConnection) -> None:
+    """What :meth:`ScriptedEngine.run` may do to a connection; so is the next."""
+    connection.transport.pause_reading()
+
+
+async def break_off(connection: ServerConnection) -> None:
+    connection.transport.abort()
 
 
 @dataclass

@@ -7,9 +7,11 @@ import pytest
 
 from ensync.address import parse_address
 from ensync.connection import Connection
-from ensync.errors import EnSyncConnectionError
+from ensync.crypto import SecretKey
+from ensync.errors import EnSyncConnectionError, EnSyncError
 from ensync.server.local import LocalEngine
-from ensync.testing import FaultProxy
+from ensync.testing import FaultProxy, Faults
+from ensync.transports.base import Outcome, Publish
 from ensync.transports.bridge import AsyncioSide, open_asyncio_side
 from ensync.transports.grpc import GrpcTransport
 
@@ -63,4 +65,36 @@ async def test_a_connection_that_did_not_answer_is_not_used_again_before_it_does
             await proxy.wait_accepted(2)
         for link in (first, silent, other):
             await side.run(link.aclose)
+        await side.run(transport.aclose)
+
+
+async def test_what_was_not_sent_when_a_link_is_left_is_never_sent() -> None:
+    streams, requests = 4, 9
+    faults = Faults()
+    answers: list[Outcome | EnSyncError] = []
+    publish = Publish("orders", SecretKey.generate().app_id, "cGF5", "{}", None)
+    async with (
+        LocalEngine(max_concurrent_streams=streams, hooks=faults) as engine,
+        open_asyncio_side() as side,
+    ):
+        app_key = engine.create_app("shop").app_key
+        transport = await side.run(over_grpc, engine.url, side)
+        first = await side.run(transport.open_link, Connection().lose)
+        second = await side.run(transport.open_link, Connection().lose)
+        for link in (first, second):
+            await side.run(link.authenticate, app_key)
+        faults.hold("publish", count=None)
+        calls = [first.send(publish, answers.append) for _ in range(requests)]
+        with anyio.fail_after(10):
+            await faults.wait_calls("publish", streams - 1)
+        await side.run(first.aclose)
+        assert [type(answer) for answer in answers] == [EnSyncConnectionError] * requests
+        assert sum(call.sent for call in calls) == streams - 1
+        faults.heal()
+        answered = anyio.Event()
+        second.send(publish, lambda _answer: answered.set())
+        with anyio.fail_after(10):
+            await answered.wait()
+        assert faults.calls("publish") == streams
+        await side.run(second.aclose)
         await side.run(transport.aclose)

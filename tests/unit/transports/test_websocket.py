@@ -40,7 +40,9 @@ from tests.unit.transports.scripted_engine import (
     Answers,
     ScriptedEngine,
     TestedLink,
+    break_off,
     scripted_engine,
+    stop_reading,
 )
 
 pytestmark = pytest.mark.anyio
@@ -379,10 +381,6 @@ async def _close_with_reason(connection: ServerConnection) -> None:
     await connection.close(1012, "restarting")
 
 
-async def _break_off(connection: ServerConnection) -> None:
-    connection.transport.abort()
-
-
 async def _send_a_bad_frame(connection: ServerConnection) -> None:
     connection.transport.write(b"\xff\xff\xff\xff")
 
@@ -392,7 +390,7 @@ async def _send_a_bad_frame(connection: ServerConnection) -> None:
     [
         (_close_normally, "closed it (1000"),
         (_close_with_reason, "restarting"),
-        (_break_off, "it broke off"),
+        (break_off, "it broke off"),
     ],
 )
 async def test_an_engine_that_ends_the_connection_is_noticed(
@@ -459,7 +457,7 @@ class _Recorder(list[EnSyncConnectionError]):
 async def test_abort_does_not_wait_for_what_is_still_to_be_written() -> None:
     async with scripted_engine(silent) as engine, engine.link() as tested:
         await tested.authenticate()
-        await engine.run(_stop_reading)
+        await engine.run(stop_reading)
         calls = [_publish_a_mebibyte(tested, number) for number in range(40)]
         await anyio.wait_all_tasks_blocked()
         assert not calls[-1].sent
@@ -469,14 +467,14 @@ async def test_abort_does_not_wait_for_what_is_still_to_be_written() -> None:
         assert len(tested.replies) == 40
         assert not calls[-1].sent
         assert calls[0].sent
-        await engine.run(_break_off)
+        await engine.run(break_off)
 
 
 async def test_aclose_gives_up_on_a_dead_peer_after_a_second() -> None:
     async with scripted_engine(silent) as engine:
         async with engine.link() as tested:
             await tested.authenticate()
-            await engine.run(_stop_reading)
+            await engine.run(stop_reading)
             for number in range(40):
                 _publish_a_mebibyte(tested, number)
             await anyio.wait_all_tasks_blocked()
@@ -484,11 +482,7 @@ async def test_aclose_gives_up_on_a_dead_peer_after_a_second() -> None:
                 await tested.side.run(tested.link.aclose)
         assert tested.lost == []
         assert len(tested.replies) == 40
-        await engine.run(_break_off)
-
-
-async def _stop_reading(connection: ServerConnection) -> None:
-    connection.transport.pause_reading()
+        await engine.run(break_off)
 
 
 def _publish_a_mebibyte(tested: TestedLink, number: int) -> Call:

@@ -24,7 +24,9 @@ from tests.unit.transports.scripted_engine import (
     Answers,
     ScriptedEngine,
     TestedLink,
+    break_off,
     scripted_engine,
+    stop_reading,
 )
 
 pytestmark = pytest.mark.anyio
@@ -197,7 +199,7 @@ async def test_what_waits_is_written_when_the_socket_takes_more() -> None:
     answers = Answers(*silence, [f"+PASS:id-{number}" for number in range(20)])
     async with scripted_engine(answers) as engine, engine.link() as tested:
         await tested.authenticate()
-        await engine.run(_stop_reading)
+        await engine.run(stop_reading)
         calls = [_acknowledge_a_megabyte(tested, number) for number in range(20)]
         await anyio.wait_all_tasks_blocked()
         assert not calls[-1].sent
@@ -294,12 +296,12 @@ async def test_an_engine_that_closes_with_the_handshake_is_left_and_gets_nothing
 @pytest.mark.usefixtures("soon")
 async def test_an_engine_that_ends_its_half_and_reads_nothing_is_left() -> None:
     async def end_one_half(connection: ServerConnection) -> None:
-        await _stop_reading(connection)
+        await stop_reading(connection)
         connection.transport.write_eof()
 
     async with scripted_engine(Answers()) as engine, engine.link() as tested:
         await tested.authenticate()
-        await engine.run(_stop_reading)
+        await engine.run(stop_reading)
         calls = [_acknowledge_a_megabyte(tested, number) for number in range(20)]
         await engine.run(end_one_half)
         lost = await tested.until_lost()
@@ -307,19 +309,11 @@ async def test_an_engine_that_ends_its_half_and_reads_nothing_is_left() -> None:
         assert calls[0].sent
         assert not calls[-1].sent
         assert set(tested.replies.values()) == {lost}
-        await engine.run(_break_off)
-
-
-async def _stop_reading(connection: ServerConnection) -> None:
-    connection.transport.pause_reading()
+        await engine.run(break_off)
 
 
 async def _read_on(connection: ServerConnection) -> None:
     connection.transport.resume_reading()
-
-
-async def _break_off(connection: ServerConnection) -> None:
-    connection.transport.abort()
 
 
 def _acknowledge_a_megabyte(tested: TestedLink, number: int) -> Call:

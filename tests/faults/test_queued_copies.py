@@ -1,4 +1,4 @@
-"""Requests that wait for the engine's stream limit: given up there, they are never sent."""
+"""Copies that wait for the engine's stream limit: given up there, they are never sent."""
 
 from __future__ import annotations
 
@@ -8,15 +8,8 @@ import anyio
 import pytest
 
 import ensync
-from ensync.address import parse_address
-from ensync.connection import Connection
-from ensync.crypto import SecretKey
-from ensync.errors import EnSyncConnectionError, EnSyncError
 from ensync.server.local import LocalEngine
 from ensync.testing import Faults
-from ensync.transports.base import Link, Outcome, Publish
-from ensync.transports.bridge import open_asyncio_side
-from ensync.transports.grpc import GrpcTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -78,46 +71,3 @@ async def test_what_was_not_sent_when_it_is_cancelled_is_never_sent(
             await faults.wait_calls("publish", STREAMS)  # the first, and all but one
         tasks.cancel_scope.cancel()
     assert await sent_by_now(faults, client) == STREAMS - 1
-
-
-async def test_what_was_not_sent_when_a_link_is_left_is_never_sent(
-    engine: LocalEngine, faults: Faults
-) -> None:
-    app_key = engine.create_app("shop").app_key
-    recipient = SecretKey.generate().app_id
-    answers: list[Outcome | EnSyncError] = []
-
-    async def open_link() -> Link:
-        link = await transport.open_link(Connection().lose)
-        await link.authenticate(app_key)
-        return link
-
-    async with open_asyncio_side() as side:
-
-        async def make() -> GrpcTransport:
-            return GrpcTransport(
-                parse_address(engine.url), side, tls=None, generation=None, http2="auto"
-            )
-
-        transport = await side.run(make)
-        first, second = await side.run(open_link), await side.run(open_link)
-        faults.hold("publish", count=None)
-        calls = [
-            first.send(Publish("orders", recipient, "cGF5", "{}", None), answers.append)
-            for _ in range(COPIES)
-        ]
-        with anyio.fail_after(10):
-            await faults.wait_calls("publish", STREAMS - 1)
-        await side.run(first.aclose)
-        assert [type(answer) for answer in answers] == [EnSyncConnectionError] * COPIES
-        assert sum(call.sent for call in calls) == STREAMS - 1
-        faults.heal()
-        answered = anyio.Event()
-        second.send(
-            Publish("orders", recipient, "cGF5", "{}", None), lambda _answer: answered.set()
-        )
-        with anyio.fail_after(10):
-            await answered.wait()
-        assert faults.calls("publish") == STREAMS
-        await side.run(second.aclose)
-        await side.run(transport.aclose)
