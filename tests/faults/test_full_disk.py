@@ -28,8 +28,9 @@ pytestmark = [
 
 EVENT_NAME = "orders/paid"
 TEXT = "x" * 3_000
+LARGE_TEXT = "x" * 60_000  # more than any write of the others
 ROOM = 200_000  # bytes; for some events, but not for so many:
-MANY = 100
+MANY = 200
 
 
 class Published(NamedTuple):
@@ -80,13 +81,20 @@ async def fill_up(client: ensync.EnSyncClient, disk: Disk, engine: Served) -> se
     return accepted
 
 
+async def use_what_failures_left(client: ensync.EnSyncClient, disk: Disk, engine: Served) -> str:
+    """Leaves no room in the engine's files either, where a write that failed had begun."""
+    disk.make_room(engine.process.pid)
+    receipt = await client.publish(EVENT_NAME, [client.app_id], LARGE_TEXT)
+    disk.fill(engine.process.pid)
+    return receipt.event_id
+
+
 async def settle_without_room(
     subscription: ensync.Subscription[object], disk: Disk, engine: Served
 ) -> None:
     """What can't be settled stays in hand, and what needs no room is done all the same."""
     events = await take(subscription, 3)
     settle = (events[0].ack, events[1].ack, events[2].discard)
-    disk.fill(engine.process.pid)
     for each in settle:
         with pytest.raises(ensync.EnSyncSubscriptionError, match=disk.told):
             await each()
@@ -103,12 +111,13 @@ async def use_up(disk: Disk, engine: Served, app: App) -> set[str]:
         client.subscribe(EVENT_NAME, auto_ack=False) as subscription,
     ):
         before = await fill_up(client, disk, engine)
+        large = await use_what_failures_left(client, disk, engine)
         await settle_without_room(subscription, disk, engine)
         meanwhile = await publish(client, 3)
         assert not meanwhile.refused
         after = await fill_up(client, disk, engine)
         disk.fill(engine.process.pid)
-        return before | meanwhile.accepted | after
+        return before | {large} | meanwhile.accepted | after
 
 
 def check_end(process: subprocess.Popen[str], end: signal.Signals, log: str) -> None:
