@@ -167,7 +167,7 @@ class Subscription(Generic[T], metaclass=Received):
         Left on purpose, the event is settled with the block. Cancelled, it is
         neither acknowledged nor discarded: another loop may have it.
         """
-        if self._intake.finished or held not in self._in_loops or not being_cancelled():
+        if held not in self._in_loops or not being_cancelled():
             return
         self._in_loops.discard(held)
         self._intake.put_back(held)

@@ -92,6 +92,21 @@ async def test_a_deadline_while_waiting_for_the_next_event_loses_nothing(
     assert await unsettled(target, event_name) == []
 
 
+async def test_a_subscription_that_has_ended_acknowledges_no_cancelled_body(
+    client: ensync.EnSyncClient, target: Target, event_name: str
+) -> None:
+    await publish_all(client, event_name, range(3))
+    async with client.subscribe(event_name) as subscription:
+        with anyio.CancelScope() as scope:
+            async for event in subscription:
+                if event.payload == 1:
+                    await subscription.unsubscribe()
+                    scope.cancel()
+                    await anyio.sleep_forever()
+        assert scope.cancelled_caught
+    assert await unsettled(target, event_name) == [1, 2]
+
+
 async def test_a_body_that_swallows_its_cancellation_goes_on(
     client: ensync.EnSyncClient, target: Target, event_name: str
 ) -> None:

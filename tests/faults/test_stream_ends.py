@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection
 import ensync
 from ensync.testing import FaultProxy, Faults, RestartableEngine
 from ensync.testing.acts import STATUSES
-from tests.conformance.harness import PATIENCE, Keys, Target, take_one
+from tests.conformance.harness import PATIENCE, Keys, Target, take_one, unsettled
 from tests.unit.transports.scripted_engine import ScriptedEngine, scripted_engine
 
 pytestmark = pytest.mark.anyio
@@ -117,6 +117,24 @@ async def test_a_stream_that_ends_in_place_of_the_next_event(
         await client.publish(event_name, [client.app_id], "the same")
     assert watched.result == "the same"
     assert faults.calls("delivery") == 2
+
+
+async def test_a_body_that_is_cancelled_after_its_subscription_has_failed(
+    target: Target, faults: Faults, event_name: str
+) -> None:
+    with anyio.fail_after(PATIENCE):
+        async with target.connect(reconnect=SOON) as client:
+            await client.publish(event_name, [client.app_id], "not done")
+            async with client.subscribe(event_name) as subscription:
+                with anyio.CancelScope() as scope:
+                    async for _ in subscription:
+                        faults.refuse_next("subscribe")
+                        faults.abort_connections()
+                        with pytest.raises(ensync.EnSyncSubscriptionError, match="refuse"):
+                            await take_one(subscription)
+                        scope.cancel()
+                        await anyio.sleep_forever()
+        assert await unsettled(target, event_name) == ["not done"]
 
 
 @pytest.mark.parametrize("transport", ["grpc"])
