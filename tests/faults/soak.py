@@ -25,7 +25,7 @@ from ensync.testing import FaultProxy
 from ensync.transports.grpc_connection import HTTP2_WAYS, Http2
 from tests.faults.soak_census import Census, noticing_all
 from tests.faults.soak_conditions import Conditions
-from tests.faults.soak_engine import DurableEngine
+from tests.faults.soak_engine import LOOKING_INTERVAL, DurableEngine
 from tests.faults.soak_ledger import Ledger
 from tests.faults.soak_publishers import publish_batches, publish_singly
 from tests.faults.soak_readers import drain, listeners, work
@@ -41,6 +41,7 @@ RECOVERY_LIMIT = 60.0
 LEAVE_LIMIT = 30.0
 DRAIN_LIMIT = 30.0
 HUNG_AFTER = 300.0
+LONGER = 5
 # The engine's end of a connection ends after the client's.
 SETTLE_LIMIT = 10.0
 LONGEST_TEXT = 4000
@@ -59,6 +60,8 @@ class Plan(NamedTuple):
         rate: How many events to publish in a second.
         gap: How many seconds pass, on average, between two faults of each kind of
             weather: there are two networks, and the engine.
+        least: How many events are to be acknowledged while it fails. Where that takes longer,
+            it goes on, up to LONGER times as long.
     """
 
     seconds: float
@@ -68,6 +71,7 @@ class Plan(NamedTuple):
     http2: Http2 = "auto"
     rate: float = 150.0
     gap: float = 1.0
+    least: int = 0
 
     @property
     def conditions(self) -> Conditions:
@@ -151,14 +155,21 @@ class Soak:
         async with anyio.create_task_group() as publishers:
             publishers.start_soon(publish_singly, scene, one.url, half, self._dice())
             publishers.start_soon(publish_batches, scene, other.url, half, self._dice())
-            with anyio.move_on_after(self._plan.seconds):
-                async with anyio.create_task_group() as weather:
-                    weather.start_soon(self._watch, scene)
-                    weather.start_soon(self._count_when_warm)
-                    self._start_weather(weather, scene, one, other)
+            async with anyio.create_task_group() as weather:
+                weather.start_soon(self._watch, scene)
+                weather.start_soon(self._count_when_warm)
+                self._start_weather(weather, scene, one, other)
+                await self._until_enough()
+                weather.cancel_scope.cancel()
             self._progress.done()
             scene.publishing = False
             self._heal(one, other)
+
+    async def _until_enough(self) -> None:
+        await anyio.sleep(self._plan.seconds)
+        with anyio.move_on_after(self._plan.seconds * (LONGER - 1)):
+            while self._ledger.counts["acknowledged"] < self._plan.least:  # noqa: ASYNC110 - books tell nobody
+                await anyio.sleep(LOOKING_INTERVAL)
 
     def _start_weather(
         self, tasks: anyio.abc.TaskGroup, scene: Scene, one: FaultProxy, other: FaultProxy

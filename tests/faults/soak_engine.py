@@ -16,7 +16,7 @@ from ensync.server.store import EventState, Found, Lease, QueueKey, Settled, Sto
 from ensync.testing import RestartableEngine
 from tests.faults.soak_ledger import Ledger, State, StoredCopy
 
-__all__ = ["NUMBER", "DurableEngine"]
+__all__ = ["LOOKING_INTERVAL", "NUMBER", "DurableEngine"]
 
 NUMBER = "number"
 """Where, in its metadata, an event says its number."""
