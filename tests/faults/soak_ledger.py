@@ -1,15 +1,16 @@
 """What was sent, handed out and settled, and whether the promises about it were kept.
 
-It keeps a few bytes for each event and no objects, so that it does not grow in a way
+It keeps some bytes for each entry and no objects, so that it does not grow in a way
 that would hide a leak of what it watches.
 """
 
 from __future__ import annotations
 
 import enum
+import time
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 __all__ = ["Fate", "Ledger", "State", "StoredCopy", "Violation"]
@@ -35,6 +36,21 @@ class State(enum.IntEnum):
     DISCARDED = 2
 
 
+class Entry(enum.IntEnum):
+    """What a journal tells of a copy."""
+
+    SENT = 0
+    ACCEPTED = 1
+    REJECTED = 2
+    LENT = 3
+    HANDED_OUT = 4
+    FINISHED = 5
+    PUT_OFF = 6
+    TOLD_THAT_IT_IS_SETTLED = 7
+    ACKNOWLEDGED = 8
+    DISCARDED = 9
+
+
 class StoredCopy(NamedTuple):
     """What the engine's store says of a copy at the end."""
 
@@ -51,10 +67,41 @@ class Violation(NamedTuple):
     text: str
 
 
+class _Journal:
+    """All entries as they came, so that a broken promise can be told with its story."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._numbers = array("L")
+        self._entries = array("L")  # by which reader, and what
+        self._milliseconds = array("L")
+
+    def add(self, number: int, what: Entry, reader: int = NOBODY) -> None:
+        """Enters what happened to an event."""
+        self._numbers.append(number)
+        self._entries.append(reader * len(Entry) + what)
+        self._milliseconds.append(round((self._clock() - self._began) * 1000))
+
+    def story(self, number: int, readers: Sequence[str]) -> list[str]:
+        """Everything about an event, a line each."""
+        return [
+            self._line(index, readers)
+            for index, known in enumerate(self._numbers)
+            if known == number
+        ]
+
+    def _line(self, index: int, readers: Sequence[str]) -> str:
+        reader, what = divmod(self._entries[index], len(Entry))
+        told = f"{self._milliseconds[index] / 1000:.3f} s: {Entry(what).name.lower()}"
+        return f"{told} ({readers[reader]}, {reader})" if reader else told
+
+
 class _Account:
     """What is known of the copies for one app, by number."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.journal = _Journal(clock)
         self.fates = bytearray()
         self.idems = array("q")  # hashed
         self.handed = array("L")  # how often
@@ -81,8 +128,10 @@ class Ledger:
     A *reader* is one subscription, from entering to leaving.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._accounts: dict[str, _Account] = {}
+        self._readers = ["nobody"]
         self._sent = 0
         self.counts: Counter[str] = Counter()
         self.broken: Counter[str] = Counter()
@@ -91,13 +140,18 @@ class Ledger:
     def add_app(self, app_id: str) -> None:
         """Opens an account; before anything is sent."""
         assert not self._sent
-        self._accounts[app_id] = _Account()
+        self._accounts[app_id] = _Account(self._clock)
 
-    def violate(self, kind: str, text: str) -> None:
-        """Notes a broken promise."""
+    def violate(self, kind: str, text: str, number: int = -1) -> None:
+        """Notes a broken promise; about which event, if it is about one."""
         self.broken[kind] += 1
         if len(self.examples) < MOST_EXAMPLES:
-            self.examples.append(Violation(kind, text))
+            self.examples.append(Violation(kind, "\n    ".join([text, *self._story(number)])))
+
+    def _story(self, number: int) -> Iterator[str]:
+        for app_id, account in self._accounts.items():
+            for line in account.journal.story(number, self._readers):
+                yield f"{app_id[:6]} {line}"
 
     # Publishers
 
@@ -106,6 +160,8 @@ class Ledger:
         number, self._sent = self._sent, self._sent + 1
         for app_id, account in self._accounts.items():
             account.add(Fate.UNKNOWN if app_id in recipients else Fate.NOT_SENT)
+            if app_id in recipients:
+                account.journal.add(number, Entry.SENT)
         self.counts["sent"] += len(recipients)
         return number
 
@@ -117,9 +173,11 @@ class Ledger:
             self.counts["accepted"] += 1
             self._accounts[app_id].fates[number] = Fate.ACCEPTED
             self._accounts[app_id].idems[number] = hash(idem)
+            self._accounts[app_id].journal.add(number, Entry.ACCEPTED)
         for app_id in rejected:
             self.counts["rejected"] += 1
             self._accounts[app_id].fates[number] = Fate.REJECTED
+            self._accounts[app_id].journal.add(number, Entry.REJECTED)
 
     @property
     def unknown(self) -> int:
@@ -127,6 +185,11 @@ class Ledger:
         return sum(account.fates.count(Fate.UNKNOWN) for account in self._accounts.values())
 
     # Readers
+
+    def new_reader(self, name: str) -> int:
+        """Numbers one more reader."""
+        self._readers.append(name)
+        return len(self._readers) - 1
 
     def handed_out(self, number: int, app_id: str, reader: int, *, unsure: bool = False) -> None:
         """A reader was given an event.
@@ -141,9 +204,10 @@ class Ledger:
                 event is open.
         """
         if not self._was_sent(number, app_id):
-            self.violate("invented", f"event {number} was handed out and never sent")
+            self.violate("invented", f"event {number} was handed out and never sent", number)
             return
         account = self._accounts[app_id]
+        account.journal.add(number, Entry.HANDED_OUT, reader)
         self.counts["handed"] += 1
         self.counts["redelivered"] += bool(account.handed[number])
         account.handed[number] += 1
@@ -152,7 +216,7 @@ class Ledger:
             self.counts["settled unawares"] += 1
         elif settled and account.finished_by[number] == reader:
             text = f"event {number} was handed out again by the subscription that had it settled"
-            self.violate("handed after settled", f"{text}: {settled.name}")
+            self.violate("handed after settled", f"{text}: {settled.name}", number)
         elif settled:
             # It had been lent to another client, too, which had lost its connection.
             self.counts["stale copies"] += 1
@@ -161,6 +225,7 @@ class Ledger:
     def finished(self, number: int, app_id: str, reader: int) -> None:
         """A reader is done with an event: it may be settled from now on."""
         account = self._accounts[app_id]
+        account.journal.add(number, Entry.FINISHED, reader)
         only = account.finisher[number] in (NOBODY, reader)
         account.finisher[number] = reader if only else SEVERAL
         account.finished_by[number] = reader
@@ -171,12 +236,14 @@ class Ledger:
         What another reader did may count yet: its acknowledgement may be on the way.
         """
         account = self._accounts[app_id]
+        account.journal.add(number, Entry.PUT_OFF, reader)
         self.counts["put off"] += 1
         if account.finisher[number] == reader:
             account.finisher[number] = NOBODY
 
     def confirmed(self, number: int, app_id: str, state: State) -> None:
         """A reader was told that the event is settled."""
+        self._accounts[app_id].journal.add(number, Entry.TOLD_THAT_IT_IS_SETTLED)
         self.counts[f"confirmed {state.name.lower()}"] += 1
         self._accounts[app_id].confirmed[number] = state
 
@@ -185,17 +252,23 @@ class Ledger:
     def lent(self, number: int, app_id: str) -> None:
         """The store has lent an event out."""
         self.counts["lent"] += 1
-        if self._was_sent(number, app_id) and self._accounts[app_id].committed[number]:
-            self.violate("handed after settled", f"the engine lent event {number} after settling")
+        if not self._was_sent(number, app_id):
+            return  # it is noticed at the end
+        self._accounts[app_id].journal.add(number, Entry.LENT)
+        if self._accounts[app_id].committed[number]:
+            self.violate(
+                "handed after settled", f"the engine lent event {number} after settling", number
+            )
 
     def committed(self, number: int, app_id: str, state: State) -> None:
         """The store has settled an event."""
         account = self._accounts[app_id]
+        account.journal.add(number, Entry[state.name])
         self.counts[state.name.lower()] += 1
         if account.committed[number]:
-            self.violate("settled twice", f"event {number} was settled twice")
+            self.violate("settled twice", f"event {number} was settled twice", number)
         if account.finisher[number] == NOBODY:
-            self.violate("settled unfinished", f"no reader was done with event {number}")
+            self.violate("settled unfinished", f"no reader was done with event {number}", number)
         account.committed[number] = state
 
     # The end
@@ -216,32 +289,34 @@ class Ledger:
     def _check_stored(self, copy: StoredCopy) -> None:
         account, number = self._accounts[copy.app_id], copy.number
         if account.found[number]:
-            self.violate("doubled", f"event {number} was sent once and is stored again")
+            self.violate("doubled", f"event {number} was sent once and is stored again", number)
         account.found[number] = True
         fate = account.fates[number]
         if fate == Fate.REJECTED:
-            self.violate("rejected and stored", f"event {number} was rejected and is stored")
+            self.violate(
+                "rejected and stored", f"event {number} was rejected and is stored", number
+            )
         if fate == Fate.ACCEPTED and account.idems[number] != hash(copy.idem):
-            self.violate("other id", f"event {number} was accepted under another id")
+            self.violate("other id", f"event {number} was accepted under another id", number)
         if not account.handed[number]:
-            self.violate("lost", f"event {number} is stored and was never handed out")
+            self.violate("lost", f"event {number} is stored and was never handed out", number)
         if copy.state is State.OPEN:
             self._check_open(account, number)
 
     def _check_open(self, account: _Account, number: int) -> None:
         if account.confirmed[number] or account.committed[number]:
-            self.violate("forgot settling", f"event {number} was settled and is open again")
+            self.violate("forgot settling", f"event {number} was settled and is open again", number)
         else:
-            self.violate("left over", f"event {number} is still open")
+            self.violate("left over", f"event {number} is still open", number)
 
     def _check_account(self, account: _Account) -> None:
         for number, fate in enumerate(account.fates):
             if account.found[number]:
                 continue
             if fate == Fate.ACCEPTED:
-                self.violate("lost", f"event {number} was accepted and is not stored")
+                self.violate("lost", f"event {number} was accepted and is not stored", number)
             if account.handed[number]:
-                self.violate("invented", f"event {number} was handed out and is not stored")
+                self.violate("invented", f"event {number} was handed out and is not stored", number)
 
     def _was_sent(self, number: int, app_id: str) -> bool:
         if app_id not in self._accounts or not 0 <= number < self._sent:

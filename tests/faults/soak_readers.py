@@ -114,7 +114,7 @@ async def visit(
     async with client.subscribe(
         event_name, auto_ack=style not in BY_HAND, buffer_size=lot.choice([1, 10, 100])
     ) as subscription:
-        reader = Reader(scene, subscription, lot)
+        reader = Reader(scene, subscription, lot, style.__name__)
         reader.scope.deadline = anyio.current_time() + lot.uniform(0.2, LONGEST_VISIT)
         with reader.scope:
             await style(reader)
@@ -129,4 +129,4 @@ async def drain(scene: Scene, app: App, url: str, event_names: Iterable[str]) ->
 
 async def drain_one(scene: Scene, client: ensync.EnSyncClient, event_name: str) -> None:
     async with client.subscribe(event_name) as subscription:
-        await steady_loop(Reader(scene, subscription, random.Random(0)))
+        await steady_loop(Reader(scene, subscription, random.Random(0), "the end"))

@@ -71,12 +71,6 @@ class Scene:
         self.error_texts: dict[str, str] = {}
         self.reconnects = 0
         self.slowest_leave = 0.0
-        self._readers = 0
-
-    def new_reader(self) -> int:
-        """Names one more subscription."""
-        self._readers += 1
-        return self._readers
 
     def recipients(self, name: str, lot: random.Random) -> list[str]:
         """Whom an event of this name goes to."""

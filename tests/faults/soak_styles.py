@@ -40,9 +40,11 @@ LONGEST_PAUSE = 0.3
 class Reader:
     """One subscription's entries in the ledger."""
 
-    def __init__(self, scene: Scene, subscription: Subscription, lot: random.Random) -> None:
+    def __init__(
+        self, scene: Scene, subscription: Subscription, lot: random.Random, style: str
+    ) -> None:
         self._scene = scene
-        self._name = scene.new_reader()
+        self._name = scene.ledger.new_reader(f"{subscription.event_name} in {style}")
         self._held: set[int] = set()
         self._unsure: set[int] = set()
         self.scope = anyio.CancelScope()
@@ -60,17 +62,17 @@ class Reader:
         self._scene.ledger.handed_out(number, event.recipient, self._name, unsure=unsure)
         self.check(event)
         if self.subscription.is_paused:
-            self._scene.ledger.violate("handed while paused", f"event {number}")
+            self._scene.ledger.violate("handed while paused", f"event {number}", number)
         # Who is cancelled lets go of an event without a word.
         if number in self._held and not self.scope.cancel_called:
-            self._scene.ledger.violate("handed while held", f"event {number}")
+            self._scene.ledger.violate("handed while held", f"event {number}", number)
         self._held.add(number)
 
     def check(self, event: Event) -> None:
         """Looks whether an event says what was sent."""
         number = event.metadata.get(NUMBER, -1)
         if event.payload != self._scene.payload_of(number):
-            self._scene.ledger.violate("garbled", f"event {number} is not what was sent")
+            self._scene.ledger.violate("garbled", f"event {number} is not what was sent", number)
 
     async def work(self, event: Event) -> None:
         """Takes an event, and some time for it."""

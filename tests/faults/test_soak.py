@@ -48,6 +48,7 @@ def ledger() -> Ledger:
     books = Ledger()
     books.add_app(SHOP)
     books.add_app(BILLING)
+    assert [books.new_reader("Alice"), books.new_reader("Bob")] == [ALICE, BOB]
     return books
 
 
@@ -268,6 +269,26 @@ def test_open_again_after_it_was_settled(ledger: Ledger) -> None:
     hand_out(ledger, number)
     acknowledge(ledger, number)
     assert broken(ledger, stored(number, state=State.OPEN)) == {"forgot settling": 1}
+
+
+def test_a_broken_promise_is_told_with_the_story_of_its_event() -> None:
+    times = iter([0.0, 0.0, 1.0, 1.5, 2.0, 2.25, 3.0])
+    ledger = Ledger(clock=lambda: next(times))
+    ledger.add_app(SHOP)
+    ledger.add_app(BILLING)
+    alice = ledger.new_reader("orders in a loop")
+    number = publish(ledger, SHOP)
+    hand_out(ledger, number, reader=alice)
+    ledger.committed(number, SHOP, State.ACKNOWLEDGED)
+    (violation,) = ledger.examples
+    assert violation.text.split("\n    ") == [
+        f"no reader was done with event {number}",
+        "shop 1.000 s: sent",
+        "shop 1.500 s: accepted",
+        "shop 2.000 s: lent",
+        f"shop 2.250 s: handed_out (orders in a loop, {alice})",
+        "shop 3.000 s: acknowledged",
+    ]
 
 
 def test_examples_are_bounded(ledger: Ledger) -> None:
