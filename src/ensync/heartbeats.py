@@ -124,8 +124,11 @@ class _Beat:
         """The answer, or why there is none; and whether the engine may have heard."""
         try:
             while not self._over.is_set() and (left := self._seconds_left()) > 0:
-                with anyio.move_on_after(min(left, self._timeout / _LOOKS)):
+                look_at = anyio.current_time() + min(left, self._timeout / _LOOKS)
+                with anyio.CancelScope(deadline=look_at):
                     await self._over.wait()
+                # A process that was held up itself has not listened: that is no silence.
+                self._until += max(0.0, anyio.current_time() - look_at)
         finally:
             sent = self._call.sent
             if self._answer is None:

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+import trio
+import trio.testing
 
 from ensync.errors import EnSyncConnectionError
 from ensync.heartbeats import Heartbeats
@@ -48,6 +50,12 @@ async def checked(*links: Link) -> AsyncIterator[None]:
         tasks.cancel_scope.cancel()
 
 
+def the_clock() -> trio.testing.MockClock:
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, trio.testing.MockClock)
+    return clock
+
+
 async def answer_for(link: Link, seconds: float) -> None:
     """Answers each heartbeat as it comes."""
     with anyio.move_on_after(seconds):
@@ -73,6 +81,17 @@ async def test_one_that_is_not_answered_in_time() -> None:
         assert link.error is not None
         assert link.error.code == "link_dead"
     assert link.calls == []
+
+
+async def test_while_the_process_is_held_up_nobody_is_silent() -> None:
+    link = Link()
+    async with checked(link):
+        await anyio.sleep(INTERVAL + TIMEOUT / 2)
+        the_clock().jump(3 * TIMEOUT)
+        await anyio.wait_all_tasks_blocked()
+        assert link.error is None
+        await anyio.sleep(TIMEOUT)
+        assert link.error is not None
 
 
 async def test_a_refusal_is_told() -> None:
