@@ -10,7 +10,7 @@ import anyio
 
 from ensync.testing.changes import Changes
 
-__all__ = ["Listener"]
+__all__ = ["Listener", "bound_socket"]
 
 BACKLOG = 128
 ETHERNET_SEGMENT = 1460
@@ -24,7 +24,7 @@ class Listener:
         self._plugs: list[socket.socket] = []
         self._accepting = False
         self._changes = Changes()
-        self._socket = _bound_socket(host, port)
+        self._socket = bound_socket(host, port)
         self.port: int = self._socket.getsockname()[1]
 
     def open(self) -> None:
@@ -77,10 +77,15 @@ class Listener:
     def _rebind(self) -> None:
         # A socket that is bound and does not listen refuses, and keeps the port from others.
         self.close()
-        self._socket = _bound_socket(self.host, self.port)
+        self._socket = bound_socket(self.host, self.port)
 
 
-def _bound_socket(host: str, port: int) -> socket.socket:
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket that keeps a port from others and does not listen. 0 is any free port.
+
+    Raises:
+        OSError: The port is taken.
+    """
     listener = socket.socket(_family(host))
     try:
         listener.setblocking(False)

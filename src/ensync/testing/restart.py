@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, Self
 
 import anyio
@@ -17,6 +18,7 @@ from ensync.server.memory import MemoryStore
 from ensync.server.retention import Retention
 from ensync.server.store import Store
 from ensync.testing.faults import Faults
+from ensync.testing.listener import bound_socket
 from ensync.transports.bridge import open_asyncio_side
 
 __all__ = ["RestartableEngine"]
@@ -58,12 +60,26 @@ class RestartableEngine(anyio.AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        with ExitStack() as held:
+            self._hold_ports(held)
+            async with self._open():
+                yield self
+
+    def _hold_ports(self, held: ExitStack) -> None:
+        """Keeps others from getting the engine's ports while it is stopped."""
+        if sys.platform != "linux":  # elsewhere the engine could not listen on them either
+            return
+        sockets = [held.enter_context(bound_socket("127.0.0.1", 0)) for _ in range(2)]
+        self._port, self._websocket_port = (each.getsockname()[1] for each in sockets)
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncGenerator[None]:
         # One asyncio side for all runs: a run that is started while a client is open would
         # else live on that client's side, and end with it.
         async with open_asyncio_side(), background_tasks() as self._tasks:
             await self.start()
             try:
-                yield self
+                yield
             finally:
                 with anyio.CancelScope(shield=True):  # an engine limits the time of its end
                     await self.stop()

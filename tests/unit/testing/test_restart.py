@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import pytest
@@ -106,6 +109,16 @@ async def test_a_stopped_engine_refuses_connections(engine: RestartableEngine, a
     with within():
         async with connect(url, app):
             assert engine.is_running
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ports can't be kept so elsewhere")
+async def test_nobody_else_gets_the_ports_of_a_stopped_engine(engine: RestartableEngine) -> None:
+    await engine.stop()
+    for url in (engine.url, engine.websocket_url):
+        port = urlsplit(url).port
+        assert port
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
 
 
 async def test_many_restarts_with_a_client_at_work(engine: RestartableEngine, app: App) -> None:
