@@ -26,7 +26,7 @@ ROUND_TRIPS = 50
 # Of how long round trips take without a flood: what is stuck behind one takes for ever, or as
 # long as a timer, while a machine that is busy with something else slows down all of them.
 AT_MOST = 4.0
-ATTEMPTS = 3
+ATTEMPTS = 10
 MIB = 1 << 20
 
 

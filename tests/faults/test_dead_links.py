@@ -19,7 +19,7 @@ HEARTBEAT = 0.2
 # A heartbeat may take as long as there is from one to the next, if requests may take longer.
 DEADLINE = HEARTBEAT
 # What a busy machine may add.
-SLACK = 2.0
+SLACK = 5.0
 
 SOON = ensync.Reconnect(initial=0.005, maximum=0.02, max_attempts=None)
 RECONNECTING, CONNECTED = ensync.ClientState.RECONNECTING, ensync.ClientState.CONNECTED

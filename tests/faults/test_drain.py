@@ -214,7 +214,7 @@ async def test_when_the_engine_is_gone_it_leaves_in_time_and_loses_nothing(
 async def leave_without(engine: RestartableEngine, target: Target, end: Ending) -> float:
     """Leaves a client whose engine has ended; returns how long it took."""
     async with (
-        target.connect(drain_timeout=DRAIN, request_timeout=DRAIN) as client,
+        target.connect(drain_timeout=DRAIN) as client,
         client.subscribe("orders") as subscription,
     ):
         await publish_all(client, "orders", ALL)

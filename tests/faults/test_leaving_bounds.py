@@ -22,7 +22,7 @@ DRAIN = 0.1
 # What closing a connection in an orderly way may take.
 CLOSING = 1.0
 # What a busy machine may add.
-SLACK = 2.0
+SLACK = 5.0
 FOR_EVER = 1000.0
 
 AT_ONCE = ensync.Reconnect(initial=1e-6, maximum=1e-6, max_attempts=None)

@@ -238,7 +238,7 @@ async def test_one_of_several_recipients_without_an_answer(way: Way, after_commi
             await shop.publish(1, 2)
             assert (len(shop.reports.accepted), len(shop.reports.rejected)) == (1, 1)
             drop("publish")
-            await shop.publish(2, 1, timeout=0.2)
+            await shop.publish(2, 1, timeout=1.0)
             assert shop.reports.unknown == {Send(shop.recipients[0], 2)}
             stored = await shop.stored()
             shop.reports.check(stored)

@@ -55,7 +55,7 @@ async def test_what_was_not_sent_by_the_deadline_is_rejected_and_never_sent(
 ) -> None:
     faults.hold("publish", count=None)
     with pytest.raises(ensync.EnSyncPublishError) as caught:
-        await client.publish("orders", recipients(engine), 1, timeout=0.3)
+        await client.publish("orders", recipients(engine), 1, timeout=1.0)
     assert len(caught.value.unknown) < STREAMS
     assert len(caught.value.rejected) == COPIES - len(caught.value.unknown)
     assert await sent_by_now(faults, client) == len(caught.value.unknown)
