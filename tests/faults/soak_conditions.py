@@ -24,6 +24,8 @@ class Conditions(NamedTuple):
         large_payloads: Whether some events are of up to 200 KB.
         defers_while_held: Whether tasks that share a subscription hold on to events that
             they have settled by themselves, while others may be given them.
+        longest_task: How many seconds a program works on an event, at the most. The longer,
+            the more often something happens in the middle of it.
     """
 
     multiplex: bool
@@ -32,6 +34,7 @@ class Conditions(NamedTuple):
     more_names: int
     large_payloads: bool
     defers_while_held: bool
+    longest_task: float
 
     @classmethod
     def chosen_by(cls, seed: int) -> Conditions:
@@ -45,6 +48,7 @@ class Conditions(NamedTuple):
             more_names=lot.choice([0, MORE_NAMES]),
             large_payloads=lot.random() < 0.5,
             defers_while_held=lot.random() < 0.75,
+            longest_task=lot.choice([0.02, 0.3]),
         )
 
     @property
@@ -63,4 +67,7 @@ class Conditions(NamedTuple):
         names = f"{self.more_names} more names"
         sizes = "some payloads are large" if self.large_payloads else "small payloads"
         loops = "deferring while held" if self.defers_while_held else "no deferring while held"
-        return f"{engine}, {self.streams} streams a connection, {names}, {sizes}, {loops}"
+        return (
+            f"{engine}, {self.streams} streams a connection, {names}, {sizes}, {loops}, "
+            f"up to {self.longest_task:g} s of work on each event"
+        )

@@ -33,7 +33,6 @@ __all__ = [
 Subscription: TypeAlias = ensync.Subscription[Any]
 Event: TypeAlias = ensync.Event[Any]
 
-LONGEST_TASK = 0.02
 LONGEST_PAUSE = 0.3
 
 
@@ -82,7 +81,7 @@ class Reader:
 
     async def linger(self) -> None:
         """Takes some time."""
-        await anyio.sleep(self.lot.uniform(0, LONGEST_TASK))
+        await anyio.sleep(self.lot.uniform(0, self._scene.conditions.longest_task))
 
     def finish(self, event: Event) -> None:
         """Is done with an event, so that it may be settled."""
