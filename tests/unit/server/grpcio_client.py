@@ -17,7 +17,9 @@ SERVICE = "/ensync.EnSyncService/"
 
 
 def answers(port: str, compression: Any, publish: bytes, subscribe: bytes) -> tuple[str, str]:
-    with grpc.insecure_channel(f"127.0.0.1:{port}", compression=compression) as channel:
+    with grpc.insecure_channel(
+        f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)], compression=compression
+    ) as channel:
         reply = channel.unary_unary(SERVICE + "PublishEvent")(publish, timeout=10)
         events = channel.unary_stream(SERVICE + "Subscribe")(subscribe, timeout=10)
         event = next(events)

@@ -27,6 +27,7 @@ from ensync.server.broker import Broker
 from ensync.server.grpc import GrpcDoor, GrpcOptions, serve_grpc
 from ensync.server.grpc_limits import GrpcLimits
 from ensync.server.hooks import DoorCall, DoorHooks
+from ensync.server.http2 import GrpcConnection
 from ensync.server.memory import MemoryStore
 from ensync.server.store import NewEvent, StoredEvent
 from ensync.transports.bridge import open_asyncio_side
@@ -250,6 +251,8 @@ async def test_few_large_requests_are_read_at_once() -> None:
 
 async def test_who_reads_no_replies_is_cut_off() -> None:
     async with open_bench(GrpcLimits(unsent_bytes=64 * 1024)) as bench:
+        # Connections inherit it: else the system would take megabytes for who reads nothing.
+        bench.door._server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         async with bench.connection() as raw:
             await raw.answer_to(CONNECT_BODY)
             raw_socket = raw.stream.extra(anyio.abc.SocketAttribute.raw_socket)
@@ -301,27 +304,49 @@ async def test_resets_leave_nothing_behind() -> None:
         assert not connection.processor.streams
 
 
+def silent_for(connection: GrpcConnection, seconds: float) -> None:
+    """Lets the door look at a connection as if nothing had come for so long."""
+    connection._last_received = anyio.current_time() - seconds
+    connection.check_alive()
+
+
 async def test_a_client_that_answers_no_ping_is_given_up() -> None:
-    async with open_bench(GrpcLimits(ping_interval=0.05, ping_timeout=0.05)) as bench:
+    async with open_bench() as bench:
         async with bench.connection() as raw:
             await raw.answer_to(framed(bytes(ConnectRequest(access_key=bench.app_key))))
             assert bench.broker.statistics().clients == 1
-            assert b"ensync.." in await raw.until_closed()
+            [connection], limits = bench.door.connections, bench.door.limits
+            silent_for(connection, limits.ping_interval + 1)
+            said = b""
+            with anyio.fail_after(10):
+                while b"ensync.." not in said:
+                    said += await raw.stream.receive()
+            silent_for(connection, limits.ping_interval + limits.ping_timeout + 1)
+            await raw.until_closed()
         with anyio.fail_after(10):
             while bench.broker.statistics().clients:  # noqa: ASYNC110 - there is no event for it
                 await anyio.sleep(0.001)
 
 
 async def test_a_client_that_answers_pings_may_be_silent() -> None:
+    async with open_bench() as bench, bench.connection() as raw:
+        await raw.answer_to(CONNECT_BODY)
+        [connection], limits = bench.door.connections, bench.door.limits
+        for _ in range(5):
+            silent_for(connection, limits.ping_interval + 1)
+            waits_since = connection._last_received
+            await raw.event(h2.events.PingReceived)
+            await raw.flush()
+            with anyio.fail_after(10):
+                while connection._last_received == waits_since:  # noqa: ASYNC110 - no event for it
+                    await anyio.sleep(0.001)
+        assert (await raw.answer_to(CONNECT_BODY)).status is Status.OK
+
+
+async def test_the_door_looks_after_its_connections_by_itself() -> None:
     limits = GrpcLimits(ping_interval=0.02, ping_timeout=0.02)
     async with open_bench(limits) as bench, bench.connection() as raw:
-        pings = 0
-        with anyio.fail_after(10):
-            while pings < 5:
-                for event in raw.h2.receive_data(await raw.stream.receive()):
-                    pings += isinstance(event, h2.events.PingReceived)
-                await raw.flush()
-        assert (await raw.answer_to(CONNECT_BODY)).status is Status.OK
+        await raw.until_closed()
 
 
 class SlowStore(MemoryStore):

@@ -134,7 +134,9 @@ async def test_who_goes_in_the_middle_is_not_worth_a_traceback(
 @pytest.mark.parametrize("opening", [open_admin, open_page])
 async def test_who_has_no_token_is_refused_before_there_is_a_body(
     opening: Callable[[LocalEngine], AbstractAsyncContextManager[AdminEndpoint | Page]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("ensync.server.http._SKIP_LIMIT", 60.0)
     async with LocalEngine() as engine, opening(engine) as endpoint:
         stream = await anyio.connect_tcp("127.0.0.1", port_in(endpoint.url))
         async with stream:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,17 @@ async def test_it_listens_on_loopback_ports() -> None:
 
 
 async def test_ports_can_be_chosen() -> None:
-    ports = [free_port(), free_port()]
+    ports = free_ports(2)
     async with LocalEngine(port=ports[0], websocket_port=ports[1]) as engine:
         assert [port_of(engine.url), port_of(engine.websocket_url)] == ports
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        listeners = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [listener.getsockname()[1] for listener in listeners]
 
 
 async def test_ipv6_urls_have_brackets() -> None:
@@ -78,7 +81,7 @@ async def test_a_port_in_use_is_told() -> None:
 
 
 async def test_a_second_door_that_can_not_open_closes_the_first() -> None:
-    port = free_port()
+    (port,) = free_ports(1)
     async with LocalEngine() as engine:
         with pytest.raises(EnSyncGenericError, match="can't listen"):
             async with LocalEngine(port=port, websocket_port=port_of(engine.url)):
@@ -203,7 +206,7 @@ async def test_stopping_waits_for_nobody_for_long(monkeypatch: pytest.MonkeyPatc
         await raw.ask(framed(bytes(ConnectRequest(access_key="some-key"))))
         await until(lambda: hooks.asked)
         started = anyio.current_time()
-    assert 0.05 <= anyio.current_time() - started < 2
+    assert 0.05 <= anyio.current_time() - started < 10
     await stream.aclose()
 
 

@@ -47,7 +47,8 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TRICKY, inner, max_size=3),
     max_leaves=5,
 )
-METADATA = st.dictionaries(TRICKY, VALUES, max_size=3)
+# A ttl means something to the engine; hypothesis finds the word in its source.
+METADATA = st.dictionaries(TRICKY.filter(lambda key: key != "ttl"), VALUES, max_size=3)
 
 
 def _ignore(delivery: Delivery) -> None:

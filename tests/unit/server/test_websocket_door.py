@@ -361,7 +361,7 @@ async def test_a_slow_reader_holds_back_its_own_events_only() -> None:
 
 
 async def test_a_client_that_answers_no_pings_is_dropped() -> None:
-    limits = WebSocketLimits(ping_interval=0.05)
+    limits = WebSocketLimits(ping_interval=0.5)
     async with open_door(limits=limits) as door, door.client() as good, door.client() as dead:
         dead.socket.transport.pause_reading()
         await door.broker.until(lambda: door.broker.statistics().clients == 1)

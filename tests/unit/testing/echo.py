@@ -16,7 +16,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from ensync.scopes import background_tasks
 from ensync.testing import FaultProxy
 
-BOUND = 5.0
+BOUND = 20.0
 
 # On loopback, what was written in one turn of the loop is there in the next; a hop of
 # the proxy takes a few turns.

@@ -37,7 +37,7 @@ def app(engine: RestartableEngine) -> App:
 
 
 def connect(url: str, app: App, **options: Any) -> AbstractAsyncContextManager[ensync.EnSyncClient]:
-    options = {"reconnect": SOON, "request_timeout": 2.0, **options}
+    options = {"reconnect": SOON, "request_timeout": 10.0, **options}
     return ensync.connect(url, app_key=app.app_key, app_secret_key=app.secret_key, **options)
 
 
