@@ -8,6 +8,7 @@ import gc
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import warnings
@@ -100,6 +101,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(
         "anyio_backend", backends.values(), ids=backends.keys(), scope="module", indirect=True
     )
+
+
+@pytest.fixture
+def no_name_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No host name is known, and no server is asked about one, which may take its time."""
+
+    def not_known(*_args: object, **_keywords: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", not_known)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, TypeVar, Unpack
 
 import anyio
@@ -18,6 +19,7 @@ __all__ = [
     "Keys",
     "Target",
     "address",
+    "impatient",
     "opened",
     "publish_all",
     "reconnected",
@@ -85,6 +87,18 @@ async def opened(transport: str, **options: Any) -> AsyncIterator[tuple[Target, 
     async with LocalEngine(**options) as engine:
         keys, other_keys = (Keys.of(engine.create_app(name)) for name in ("first", "second"))
         yield Target(address(engine, transport), keys, other_keys), engine
+
+
+@contextmanager
+def impatient(client: ensync.EnSyncClient, seconds: float = 0.2) -> Iterator[None]:
+    """What is asked for in here waits so long for its answer; all else has its time."""
+    session = client._session
+    usual = session.settings
+    session.settings = replace(usual, request_timeout=seconds)
+    try:
+        yield
+    finally:
+        session.settings = usual
 
 
 async def reconnected(client: ensync.EnSyncClient, client_id: str) -> None:

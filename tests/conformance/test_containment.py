@@ -39,7 +39,7 @@ CASES = [(transport, fault) for transport, faults in FAULTS.items() for fault in
 
 # The one transport's callback that fails unheard is noticed by a missing sign of life.
 OPTIONS: dict[str, Any] = {
-    "heartbeat_interval": 0.3,
+    "heartbeat_interval": 1.0,
     "reconnect": ensync.Reconnect(initial=0.2, maximum=0.2),
 }
 

@@ -14,6 +14,7 @@ from ensync.testing import Faults
 from tests.conformance.harness import (
     PATIENCE,
     Target,
+    impatient,
     opened,
     publish_all,
     take,
@@ -253,9 +254,13 @@ async def test_a_call_that_is_never_answered_has_a_deadline(
     target: Target, faults: Faults, event_name: str, method: Any
 ) -> None:
     async with (
-        target.connect(request_timeout=0.2, drain_timeout=0.2) as client,
+        target.connect(drain_timeout=0.2) as client,
         client.subscribe(event_name) as subscription,
     ):
         faults.drop_request(method)
-        with anyio.fail_after(PATIENCE), pytest.raises(ensync.EnSyncTimeoutError):
+        with (
+            anyio.fail_after(PATIENCE),
+            pytest.raises(ensync.EnSyncTimeoutError),
+            impatient(client),
+        ):
             await CALLS[method](subscription)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import anyio
@@ -10,7 +11,8 @@ import pytest
 import ensync
 from ensync.server.local import LocalEngine
 from ensync.testing import Faults
-from tests.conformance.harness import PATIENCE, Target, publish_all, take_one, unsettled
+from ensync.testing.rules import FaultRule
+from tests.conformance.harness import PATIENCE, Target, impatient, publish_all, take_one, unsettled
 
 pytestmark = pytest.mark.anyio
 
@@ -208,9 +210,9 @@ async def test_a_discard_whose_answer_is_lost_is_not_shown_again(
 ) -> None:
     quick = ensync.Reconnect(initial=1e-6, maximum=1e-6)
     seen: list[int] = []
-    async with target.connect(request_timeout=0.3, reconnect=quick) as client:
+    async with target.connect(reconnect=quick) as client:
         await publish_all(client, event_name, [0, 1])
-        faults.drop_reply("discard")
+        unanswered = faults.drop_reply("discard")
 
         async def handler(event: Event) -> None:
             seen.append(event.payload)
@@ -219,10 +221,19 @@ async def test_a_discard_whose_answer_is_lost_is_not_shown_again(
             raise LookupError
 
         with anyio.fail_after(PATIENCE):
-            async with client.subscribe(event_name) as subscription:
+            async with (
+                client.subscribe(event_name) as subscription,
+                anyio.create_task_group() as tasks,
+            ):
+                tasks.start_soon(impatient_until, client, unanswered)
                 await subscription.for_each(handler, on_error="discard")
     assert seen == [0, 1]
     assert engine.statistics().discarded >= 1
+
+
+async def impatient_until(client: ensync.EnSyncClient, happened: FaultRule) -> None:
+    with impatient(client, 0.3):
+        await happened.wait()
 
 
 @pytest.mark.parametrize("how", ["acknowledge", "discard"])
@@ -231,7 +242,7 @@ async def test_what_a_handler_settled_without_an_answer_is_not_shown_again_when_
 ) -> None:
     quick = ensync.Reconnect(initial=1e-6, maximum=1e-6)
     seen: list[int] = []
-    async with target.connect(request_timeout=0.3, reconnect=quick) as client:
+    async with target.connect(reconnect=quick) as client:
         await publish_all(client, event_name, [0, 1])
         faults.drop_reply(how)
 
@@ -239,7 +250,8 @@ async def test_what_a_handler_settled_without_an_answer_is_not_shown_again_when_
             seen.append(event.payload)
             if event.payload == 0:
                 # Who does not know what came of it fails. The engine knows.
-                await (event.ack() if how == "acknowledge" else event.discard())
+                with impatient(client, 0.3):
+                    await (event.ack() if how == "acknowledge" else event.discard())
             elif event.payload == 1:
                 await publish_all(client, event_name, [2])  # behind whatever was given back
             else:
@@ -253,7 +265,7 @@ async def test_what_a_handler_settled_without_an_answer_is_not_shown_again_when_
 
 
 async def failing_at_first(
-    client: ensync.EnSyncClient, event_name: str, **options: Any
+    client: ensync.EnSyncClient, event_name: str, answer_within: float = 30, **options: Any
 ) -> tuple[list[bool], ensync.SubscriptionStatistics]:
     """Whether what a handler is given came before; it fails when it did not."""
     seen: list[bool] = []
@@ -261,10 +273,12 @@ async def failing_at_first(
     async def handler(event: Event) -> None:
         seen.append(event.redelivered)
         if not event.redelivered:
+            patience.enter_context(impatient(client, answer_within))
             raise LookupError
+        patience.close()
         await subscription.unsubscribe()
 
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(PATIENCE), ExitStack() as patience:
         async with client.subscribe(event_name) as subscription:
             await subscription.for_each(handler, **options)
     return seen, subscription.statistics()
@@ -274,10 +288,10 @@ async def test_without_an_answer_to_a_deferral_the_event_comes_again_at_once(
     target: Target, faults: Faults, event_name: str
 ) -> None:
     quick = ensync.Reconnect(initial=1e-6, maximum=1e-6)
-    async with target.connect(request_timeout=0.3, reconnect=quick) as client:
+    async with target.connect(reconnect=quick) as client:
         await publish_all(client, event_name, [0])
         faults.drop_request("defer", count=None)
-        seen, _ = await failing_at_first(client, event_name, delay=3600)
+        seen, _ = await failing_at_first(client, event_name, answer_within=0.3, delay=3600)
     assert seen == [False, True]
     assert await unsettled(target, event_name) == []
 

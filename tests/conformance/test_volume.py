@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 EVENTS = 10_000
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_each_arrives_once_and_is_acknowledged(
     target: Target, engine: LocalEngine, event_name: str, anyio_backend_name: str
 ) -> None:

@@ -23,13 +23,6 @@ def _doctor(engine: Served, *arguments: str, **variables: str) -> Done:
     return invoke("doctor", *arguments, variables=engine.variables | variables)
 
 
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
 def test_all_is_well(engine: Served) -> None:
     done = _doctor(engine, "--json")
     findings = [json.loads(line) for line in done.stdout.splitlines()]
@@ -39,8 +32,10 @@ def test_all_is_well(engine: Served) -> None:
 
 
 def test_nothing_listens(engine: Served) -> None:
-    port = _free_port()
-    done = _doctor(engine, ENSYNC_URL=f"grpc://127.0.0.1:{port}")
+    with socket.socket() as bound:  # and does not listen, which keeps the port from others
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        done = _doctor(engine, ENSYNC_URL=f"grpc://127.0.0.1:{port}")
     assert done.returncode == 3
     assert f"BAD connection: nothing answers at 127.0.0.1 port {port}" in done.stdout
     assert "ensync serve" in done.stdout

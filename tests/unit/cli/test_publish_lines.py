@@ -31,10 +31,12 @@ LINES = 1000
 
 @asynccontextmanager
 async def client_of_an_engine_that_is_gone() -> AsyncIterator[EnSyncClient]:
-    with ThreadedEngine() as engine:
+    """It gives up in two seconds: lines are under way by then."""
+    with ThreadedEngine() as engine, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("random.random", lambda: 1.0)
         app = engine.create_app()
         async with ensync.connect(
-            engine.url, app_key=app.app_key, reconnect=Reconnect(max_attempts=1)
+            engine.url, app_key=app.app_key, reconnect=Reconnect(initial=2, max_attempts=1)
         ) as client:
             await engine.stop()
             yield client

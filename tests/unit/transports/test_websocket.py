@@ -523,6 +523,7 @@ async def test_nobody_there() -> None:
     assert isinstance(error.__cause__, OSError)
 
 
+@pytest.mark.usefixtures("no_name_servers")
 async def test_a_host_name_that_does_not_exist() -> None:
     error = await _failure("ws://nowhere.invalid")
     assert error.code == "unknown_host"
