@@ -71,6 +71,7 @@ class AcknowledgementPipeline:
         # nearly all of these are.
         self._sent_of: dict[Acknowledger, int] = {}
         self._unconfirmed_of: dict[Acknowledger, int] = {}
+        self._ended: set[Acknowledger] = set()
         self._changed: anyio.Event | None = None
         self._pumping = False
         self._closed = False
@@ -82,7 +83,13 @@ class AcknowledgementPipeline:
 
     def crowded(self, owner: Acknowledger) -> bool:
         """Whether a subscription's loops should wait for its acknowledgements."""
-        return self._unconfirmed_of.get(owner, 0) >= MAX_UNCONFIRMED
+        return self._unconfirmed_of.get(owner, 0) >= MAX_UNCONFIRMED and owner not in self._ended
+
+    def ended(self, owner: Acknowledger) -> None:
+        """A subscription has no more events: its loops need no room."""
+        if owner in self._unconfirmed_of:  # until it is abandoned
+            self._ended.add(owner)
+            self._notify()
 
     def add(self, owner: Acknowledger, key: EventKey) -> None:
         """Acknowledges one event, now or as soon as there is a link."""
@@ -144,6 +151,7 @@ class AcknowledgementPipeline:
 
     def abandon(self, owner: Acknowledger) -> int:
         """Forgets a subscription's acknowledgements; returns how many were unconfirmed."""
+        self._ended.discard(owner)
         self._waiting.pop(owner, None)
         self._cancel([sent for sent in self._sent.values() if sent.pending.owner is owner])
         unconfirmed = self._unconfirmed_of.pop(owner, 0)

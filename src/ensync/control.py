@@ -33,6 +33,8 @@ from ensync.transports.base import (
 
 __all__ = ["Control", "check_delay"]
 
+_ENDED = Outcome(True, "the registration has ended with its connection")
+
 MIN_DELAY = 1.0
 MAX_DELAY = 24 * 60 * 60.0
 
@@ -151,11 +153,16 @@ class Control:
         return outcome
 
     async def unsubscribe(self) -> ControlResult:
+        self._intake.check_open()
+        was_registered = self._intake.is_attached
+        request = Unsubscribe(self._name)
         try:
-            outcome = await self._ask(Unsubscribe(self._name), self._intake.registered_now)
+            outcome = await self._session.request(request, self._intake.registered_now)
         except NotRegistered:
-            outcome = Outcome(True, "the registration has ended with its connection")
-        return self._result("unsubscribed", outcome)
+            outcome = _ENDED
+        if not outcome.success and not was_registered:
+            outcome = _ENDED  # it was being registered again: the engine need not know of it
+        return self._result("unsubscribed", self._checked(request, outcome))
 
     async def _ask(
         self, request: Request, find: Callable[[float], Awaitable[Connection]] | None = None

@@ -20,12 +20,17 @@ class Held:
     """An event as it was given to one loop. It may have gone back, and be another's, since.
 
     The same event is another one of these each time that it comes into the buffer.
+
+    Args:
+        key: Which event.
+        is_replayed: Whether it was fetched once more, and is in nobody's hand by that.
     """
 
-    __slots__ = ("key",)
+    __slots__ = ("is_replayed", "key")
 
-    def __init__(self, key: EventKey) -> None:
+    def __init__(self, key: EventKey, *, is_replayed: bool = False) -> None:
         self.key = key
+        self.is_replayed = is_replayed
 
 
 class Arrived(NamedTuple):

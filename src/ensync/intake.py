@@ -131,14 +131,16 @@ class Intake:
         )
 
     async def registered_now(self, _deadline: float) -> Connection:
-        """The connection on which the engine knows this subscription.
+        """The connection on which the engine knows this subscription, or may know it.
 
         Raises:
             NotRegistered: There is none.
         """
-        if self._connection is None or self._connection.is_lost:
+        # While it is registered again, a registration that was made before may live on.
+        connection = self._connection or self._session.current
+        if connection is None or connection.is_lost:
             raise NotRegistered(f"{self._event_name!r} is not subscribed to at the moment")
-        return self._connection
+        return connection
 
     async def ask(self, request: Request) -> Outcome:
         """Asks for a pause or its end; again, when the registration was lost meanwhile."""
@@ -289,6 +291,8 @@ class Intake:
             if self.finished:
                 self._raise_error()
                 return None
+            if self._stopped:  # what is in the buffer is given back
+                return None
             arrived = self._take_nowait()
             if arrived is not None:
                 return arrived
@@ -305,15 +309,16 @@ class Intake:
     def _take_nowait(self) -> Arrived | None:
         if self.user_paused:
             return None
-        arrived = self._buffer.take()
-        if arrived is None:
-            return None
-        key = arrived.held.key
-        self._ledger.move(key, Place.IN_HAND)
-        self._taken[key] = arrived
-        if self._held and self._buffer.has_room_again:
-            self._release()
-        return arrived
+        while (arrived := self._buffer.take()) is not None:
+            if self._held and self._buffer.has_room_again:
+                self._release()
+            key = arrived.held.key
+            # It may have been settled by its id, or by who had it before, while it waited.
+            if self._ledger.place(key) is Place.BUFFERED:
+                self._ledger.move(key, Place.IN_HAND)
+                self._taken[key] = arrived
+                return arrived
+        return None
 
     def _raise_error(self) -> None:
         if self.error is None:
@@ -432,6 +437,7 @@ class Intake:
     def stop(self) -> None:
         """Takes no further event; what the engine still sends stays unsettled."""
         self._stopped = True
+        self.notify()
 
     def unsubscribe_unheard(self) -> None:
         """Tells the engine that no more is wanted, without waiting for its answer."""
@@ -451,6 +457,7 @@ class Intake:
             return
         self.finished, self.error = True, error
         self._buffer.close()
+        self._session.acknowledgements.ended(self)
         self.notify()
 
     def check_open(self) -> None:

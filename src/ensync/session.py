@@ -38,7 +38,12 @@ from ensync.transports.base import (
     ReplyCallback,
     Request,
 )
-from ensync.transports.bridge import AsyncioSide, current_clock, latch_type
+from ensync.transports.bridge import (
+    AsyncioSide,
+    current_clock,
+    current_task_finder,
+    latch_type,
+)
 
 __all__ = ["Session", "waited"]
 
@@ -74,6 +79,7 @@ class Session:
         # That of the event loop, which anyio.Event() would look up each time.
         self.make_event = type(self._changed)
         self._make_latch = latch_type()
+        self.current_task = current_task_finder()
         self.clock = current_clock()
         self._deadlines = Deadlines()
         self._decisions = self._new_decisions()

@@ -1,4 +1,4 @@
-"""Subscription, its cursors, and the settling of events in loops and scopes."""
+"""Subscription, and the settling of events in scopes and by calls."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ensync.event_buffer import Arrived, Held
 from ensync.handling import Handler, HandlerRun, check_handler
 from ensync.intake import Intake
 from ensync.ledger import EventKey
+from ensync.loops import Cursor, EventsInLoops
 from ensync.options import check_choice, check_count
 from ensync.reading import EventReader, InvalidEventPolicy, judge
 from ensync.received import Received
 from ensync.session import Session
 from ensync.statistics import SubscriptionStatistics
-from ensync.transports.bridge import being_cancelled
 
 __all__ = [
     "Publisher",
@@ -51,31 +51,6 @@ class Publisher(Protocol):
     ) -> Receipt:
         """Publishes one event."""
         ...
-
-
-class Cursor(Generic[T]):
-    """One ``async for`` over a subscription."""
-
-    __slots__ = ("_in_hand", "_subscription")
-
-    def __init__(self, subscription: Subscription[T]) -> None:
-        self._subscription = subscription
-        self._in_hand: Held | None = None
-
-    def __aiter__(self) -> Cursor[T]:
-        return self
-
-    async def __anext__(self) -> Event[T]:
-        previous, self._in_hand = self._in_hand, None
-        event = await self._subscription.advance(previous)
-        self._in_hand = _held(event)
-        return event
-
-    def __del__(self) -> None:
-        # The only notice of a loop that ends in the middle of an event. Whether it was
-        # left on purpose or by a cancellation is the difference between done and not done.
-        if self._in_hand is not None:
-            self._subscription.loop_left(self._in_hand)
 
 
 @final
@@ -106,7 +81,7 @@ class Subscription(Generic[T], metaclass=Received):
         self._auto_ack = auto_ack
         self._on_invalid: InvalidEventPolicy = on_invalid
         self._unsubscribed = False
-        self._in_loops: set[Held] = set()
+        self._in_loops = EventsInLoops(intake, session.current_task)
         self._invalid = 0
         self._failed_handlers = 0
 
@@ -147,30 +122,17 @@ class Subscription(Generic[T], metaclass=Received):
     # Iterating
 
     def __aiter__(self) -> AsyncIterator[Event[T]]:
-        return Cursor(self)
+        return Cursor(self._advance, self._in_loops)
 
-    async def advance(self, previous: Held | None) -> Event[T]:
-        """The next event of a loop that is done with the previous one. For cursors."""
-        if previous is not None and previous in self._in_loops:
-            self._in_loops.discard(previous)
-            self._intake.acknowledge(previous)
+    async def _advance(self, previous: Held | None) -> Event[T]:
+        if previous is not None:
+            self._in_loops.asked_for_next(previous)
         event = await self._take()
         if event is None:
             raise StopAsyncIteration
         if self._auto_ack:
-            self._in_loops.add(_held(event))
+            self._in_loops.taken(_held(event))
         return event
-
-    def loop_left(self, held: Held) -> None:
-        """A loop ended with this event in hand. For cursors.
-
-        Left on purpose, the event is settled with the block. Cancelled, it is
-        neither acknowledged nor discarded: another loop may have it.
-        """
-        if held not in self._in_loops or not being_cancelled():
-            return
-        self._in_loops.discard(held)
-        self._intake.put_back(held)
 
     async def _take(self) -> Event[T] | None:
         if self._session.acknowledgements.crowded(self._intake):
@@ -267,22 +229,25 @@ class Subscription(Generic[T], metaclass=Received):
         except BaseException:
             self._give_back(event)
             raise
-        self._done(event)
+        if _held(event).is_replayed:
+            await self.ack(event)
+        else:
+            self._done(event)
 
     def _done(self, event: Event[T]) -> None:
         held = _held(event)
-        self._in_loops.discard(held)
+        self._in_loops.settled(held)
         self._intake.acknowledge(held)
 
     def _give_back(self, event: Event[T]) -> None:
         held = _held(event)
-        self._in_loops.discard(held)
+        self._in_loops.settled(held)
         self._intake.put_back(held)
 
     async def _settle_failed(self, event: Event[T], on_error: OnError, delay: float) -> None:
         """Defers or discards after an exception, which is the one to go on."""
         held = _held(event)
-        if not self._intake.is_in_hand(held):
+        if not held.is_replayed and not self._intake.is_in_hand(held):
             return
         try:
             if on_error == "defer":
@@ -369,7 +334,7 @@ class Subscription(Generic[T], metaclass=Received):
         """
         delivery = await self._control.replay(idem)
         # In nobody's hand by that: only what the user says of it settles it.
-        held = Held(EventKey(delivery.idem, delivery.block))
+        held = Held(EventKey(delivery.idem, delivery.block), is_replayed=True)
         return self._reader.read(delivery, self, redelivered=True, held=held)
 
     async def pause(self, *, reason: str = "") -> ControlResult:
@@ -412,22 +377,32 @@ class Subscription(Generic[T], metaclass=Received):
 
         Raises:
             EnSyncSubscriptionError: The engine refuses, or the subscription was left.
-            EnSyncConnectionError: The engine can't be reached in time.
+            EnSyncConnectionError: The engine has not answered in time. It may have done it,
+                so the subscription ends all the same.
         """
-        result = await self._control.unsubscribe()
+        try:
+            result = await self._control.unsubscribe()
+        except EnSyncSubscriptionError:
+            raise  # refused: it goes on
+        except BaseException:
+            # The engine may have done it, and need not say so by ending a stream: loops would
+            # wait for ever.
+            self._intake.unsubscribe_unheard()
+            self._end_unsubscribed()
+            raise
+        self._end_unsubscribed()
+        return result
+
+    def _end_unsubscribed(self) -> None:
         self._unsubscribed = True
         self._end()
-        return result
 
     # Leaving
 
     async def leave(self, *, succeeded: bool) -> None:
         """Settles what is done, gives back what is not. For :func:`open_subscription`."""
         self._intake.stop()
-        if succeeded:
-            for held in self._in_loops:
-                self._intake.acknowledge(held)
-        self._in_loops.clear()
+        self._in_loops.block_left(succeeded=succeeded)
         try:
             with self._session.draining():
                 await self._session.acknowledgements.wait_until_confirmed(self._intake)

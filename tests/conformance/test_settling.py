@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.conformance.harness import (
     take_one,
     unsettled,
 )
+from tests.unit.server.grpc_client import until
 
 pytestmark = pytest.mark.anyio
 
@@ -289,3 +291,54 @@ async def test_settling_is_never_failed_after_the_engine_applied_it(
             await second.discard()
     assert await unsettled(target, event_name) == []
     assert engine.statistics().in_hand == 0
+
+
+@pytest.mark.parametrize("how", ["ack", "discard", "defer"])
+async def test_what_is_settled_by_its_idem_while_it_waits_is_not_handed_out(
+    client: ensync.EnSyncClient, event_name: str, how: str
+) -> None:
+    idem, _ = await publish_all(client, event_name, [0, 1])
+    async with client.subscribe(event_name) as subscription:
+        await until(lambda: subscription.statistics().buffered == 2)
+        if how == "ack":
+            await subscription.ack(idem, (await subscription.replay(idem)).block)
+        elif how == "discard":
+            await subscription.discard(idem)
+        else:
+            await subscription.defer(idem, delay=3600)
+        assert (await take_one(subscription)).payload == 1
+
+
+@pytest.mark.parametrize("how", ["ack", "discard", "defer"])
+async def test_what_was_given_back_by_a_cancellation_and_settled_then_is_not_handed_out(
+    client: ensync.EnSyncClient, event_name: str, how: str
+) -> None:
+    await publish_all(client, event_name, [0, 1])
+    async with client.subscribe(event_name) as subscription:
+        cancelled: list[ensync.Event[Any]] = []
+        with anyio.CancelScope() as scope:
+            async for event in subscription:
+                cancelled.append(event)
+                scope.cancel()
+                await anyio.sleep_forever()
+        (event,) = cancelled
+        if how == "defer":
+            await event.defer(delay=3600)
+        else:
+            await (event.ack() if how == "ack" else event.discard())
+        await publish_all(client, event_name, [2])
+        assert [each.payload for each in await take(subscription, 2)] == [1, 2]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_scope_settles_a_replayed_event_too(
+    client: ensync.EnSyncClient, engine: LocalEngine, event_name: str, fails: bool
+) -> None:
+    (idem,) = await publish_all(client, event_name, [0])
+    async with client.subscribe(event_name, auto_ack=False) as subscription:
+        with suppress(LookupError):
+            async with (await subscription.replay(idem)).settle(on_error="discard"):
+                if fails:
+                    raise LookupError
+    statistics = engine.statistics()
+    assert (statistics.acknowledged, statistics.discarded) == ((0, 1) if fails else (1, 0))

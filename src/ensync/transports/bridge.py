@@ -31,8 +31,11 @@ __all__ = [
     "accepting_task",
     "being_cancelled",
     "current_clock",
+    "current_task_finder",
+    "ended_well",
     "latch_type",
     "open_asyncio_side",
+    "runs_elsewhere",
 ]
 
 # For anyio. Named, because trio-asyncio has its own loop made where none is, once it is imported.
@@ -405,6 +408,31 @@ def accepting_task() -> asyncio.Task[Any] | None:
     that have no such task: those of uvloop, and of asyncio on Windows.
     """
     return asyncio.current_task()
+
+
+def current_task_finder() -> Callable[[], Any]:
+    """What tells the task that is running; it raises RuntimeError where none is."""
+    if _on_trio():
+        import trio
+
+        return trio.lowlevel.current_task
+    return asyncio.current_task
+
+
+def ended_well(task: Any) -> bool:
+    """Whether a task is over, and neither failed nor was cancelled. Trio does not tell: False."""
+    if not isinstance(task, asyncio.Future):
+        return False
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+def runs_elsewhere(task: Any, here: Any) -> bool:
+    """Whether a task, if there is one, goes on and is not the one that is running."""
+    if task is None or task is here:
+        return False
+    if isinstance(task, asyncio.Future):
+        return not task.done()
+    return task in task.parent_nursery.child_tasks
 
 
 def being_cancelled() -> bool:
