@@ -43,6 +43,7 @@ from ensync.transports.bridge import (
     current_clock,
     current_task_finder,
     latch_type,
+    let_interrupts_wait,
 )
 
 __all__ = ["Session", "waited"]
@@ -89,6 +90,7 @@ class Session:
         self.acknowledgements = AcknowledgementPipeline(
             timeout=settings.request_timeout, clock=self.clock
         )
+        let_interrupts_wait(AcknowledgementPipeline.add, AcknowledgementPipeline.abandon)
         self._draining = Draining(settings.drain_timeout, lambda: self.acknowledgements.answered)
 
     def __repr__(self) -> str:
@@ -148,6 +150,7 @@ class Session:
 
     async def _establish(self, connection: Connection) -> None:
         link = await self._open_link(connection.lose)
+        let_interrupts_wait(type(link).send)
         try:
             connection.identity = await link.authenticate(self._app_key)
         except BaseException:

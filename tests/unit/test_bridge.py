@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -15,7 +16,12 @@ import trio
 import trio.abc
 import trio.lowlevel
 
-from ensync.transports.bridge import being_cancelled, latch_type, open_asyncio_side
+from ensync.transports.bridge import (
+    being_cancelled,
+    latch_type,
+    let_interrupts_wait,
+    open_asyncio_side,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -245,6 +251,26 @@ thread.start()
 thread.join()
 trio.run(main)
 """
+
+
+def test_an_interrupt_waits_until_a_function_is_done_on_trio() -> None:
+    entries: list[str] = []
+
+    def enter_both() -> None:
+        entries.append("one")
+        signal.raise_signal(signal.SIGINT)
+        entries.append("other")
+
+    async def enter() -> None:
+        let_interrupts_wait(enter_both)
+        enter_both()
+        entries.append("after them")
+        await trio.lowlevel.checkpoint()
+        entries.append("after a checkpoint")
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(enter)
+    assert entries == ["one", "other", "after them"]
 
 
 def test_asyncio_programs_of_the_same_process_stay_asyncios() -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "current_task_finder",
     "ended_well",
     "latch_type",
+    "let_interrupts_wait",
     "open_asyncio_side",
     "runs_elsewhere",
 ]
@@ -408,6 +409,19 @@ def accepting_task() -> asyncio.Task[Any] | None:
     that have no such task: those of uvloop, and of asyncio on Windows.
     """
     return asyncio.current_task()
+
+
+def let_interrupts_wait(*functions: Callable[..., object]) -> None:
+    """On trio, has an interrupt wait until these functions, and what they call, are done.
+
+    It comes at the program's next checkpoint then, and not in the middle of an entry in a
+    client's books. On asyncio interrupts come at checkpoints anyway.
+    """
+    if _on_trio():
+        import trio
+
+        for function in functions:
+            trio.lowlevel.enable_ki_protection(function)
 
 
 def current_task_finder() -> Callable[[], Any]:
