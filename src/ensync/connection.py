@@ -18,9 +18,11 @@ from ensync.transports.base import (
     Identity,
     Link,
     Outcome,
+    Pause,
     Publish,
     Replay,
     Request,
+    Unsubscribe,
 )
 
 __all__ = ["Answer", "ClientState", "Connection", "SessionSettings"]
@@ -81,6 +83,7 @@ class Connection:
         self.error: EnSyncConnectionError | None = None
         self._lost = anyio.Event()
         self._publishes = 0
+        self._perhaps_paused: set[str] = set()
         self._all_published: anyio.Event | None = None
         self.registrations = Registrations()
         self.was_useful = False
@@ -117,6 +120,12 @@ class Connection:
         """A request is under way on it from now on."""
         if isinstance(request, Publish):
             self._publishes += 1
+        elif isinstance(request, Pause):
+            self._perhaps_paused.add(request.event_name)
+
+    def may_be_paused(self, event_name: str) -> bool:
+        """Whether the engine was told to pause a name, and may hold a new registration to it."""
+        return event_name in self._perhaps_paused
 
     def concluded(self, request: Request) -> None:
         """It is answered, or was given up."""
@@ -137,6 +146,8 @@ class Connection:
             self.unknown_to_engine(outcome.message)
         elif isinstance(request, _ABOUT_EVENTS):
             self.was_useful = True
+        elif isinstance(request, Unsubscribe) and outcome.success:
+            self._perhaps_paused.discard(request.event_name)
 
     def heartbeat_answered(self, answer: Outcome) -> None:
         """Notes that the connection has lived through an interval, and who it is known as."""

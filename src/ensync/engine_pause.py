@@ -26,9 +26,11 @@ class EnginePause:
         self.wanted = False
 
     def attached(self, connection: Connection) -> None:
-        """A new registration is never paused."""
+        """A new registration is not paused, unless one before it was, on the same connection."""
         self._connection = connection
-        self._is_paused = self._asking = False
+        # Then it is asked for what is wanted, whatever the engine has made of it.
+        self._is_paused = not self.wanted and connection.may_be_paused(self._event_name)
+        self._asking = False
         self.reconcile()
 
     def detached(self) -> None:
@@ -62,6 +64,7 @@ class EnginePause:
         request = (
             Pause(self._event_name, "buffer full") if asked_for else Continue(self._event_name)
         )
+        connection.asked(request)
         self._tell(connection, request, on_reply)
 
     def _answered(self, asked_for: bool, answer: Outcome | EnSyncError) -> None:

@@ -31,14 +31,14 @@ class Outcomes:
         return self
 
     async def __anext__(self) -> PublishOutcome:
+        # First: an outcome that is taken and not returned would be lost.
+        await checkpoint_if_cancelled()
         try:
-            outcome = self._outcomes.receive_nowait()
+            return self._outcomes.receive_nowait()
         except anyio.WouldBlock:
             return await self._outcomes.__anext__()
         except anyio.EndOfStream:
             raise StopAsyncIteration from None
-        await checkpoint_if_cancelled()
-        return outcome
 
 
 @asynccontextmanager

@@ -185,3 +185,20 @@ async def test_the_limit_costs_nothing_by_itself(
     events = [ensync.OutgoingEvent(event_name, [client.app_id], n) for n in range(3)]
     async with client.publish_many(events, max_in_flight=10**30) as outcomes:
         assert len([outcome.unwrap() async for outcome in outcomes]) == 3
+
+
+@pytest.mark.parametrize("together", [2, 8])
+async def test_no_outcome_is_lost_when_asking_for_it_is_cancelled(
+    client: ensync.EnSyncClient, event_name: str, together: int
+) -> None:
+    seen: list[object] = []
+    events = outgoing(client, event_name, 20)
+    with anyio.fail_after(PATIENCE):
+        async with client.publish_many(events, max_in_flight=together) as outcomes:
+            while len(seen) < 20:
+                with anyio.CancelScope() as scope:
+                    async for outcome in outcomes:
+                        seen.append(outcome.event.key)
+                        await anyio.wait_all_tasks_blocked()  # others are ready by now
+                        scope.cancel()
+    assert sorted(map(str, seen)) == sorted(map(str, range(20)))

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -15,8 +16,10 @@ from ensync.server.retention import Retention
 from ensync.server.sqlite import SqliteStore
 from ensync.server.sqlite_apps import SqliteAppStorage
 from ensync.server.sqlite_file import SqliteFile, Transaction
+from ensync.server.sqlite_tables import DueEvent
 from ensync.server.store import (
     EventState,
+    Lane,
     Lease,
     Settled,
     Store,
@@ -469,3 +472,106 @@ async def test_blocks_are_never_used_again(tmp_path: Path) -> None:
         assert await kept(harness) == []
         await harness.reopen()
         assert (await harness.append()).block == last.block + 1
+
+
+@contextmanager
+def failing(tables: Any, *names: str) -> Iterator[None]:
+    """Has statements fail, as a disk does that can't be read."""
+
+    def fail(*_arguments: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setattr(tables, name, fail)
+        yield
+
+
+async def test_deferred_events_come_back_after_a_moment_of_failure(harness: SqliteHarness) -> None:
+    await harness.append()
+    [lease] = await harness.take()
+    await harness.store.defer(lease, 1000)
+    with failing(harness.sqlite._tables, "bring_back_due", "next_due_ms"):
+        harness.now_ms += 1_000
+        harness.sqlite._bring_back_due()
+        await harness.settle_down()
+    harness.now_ms += 10_000
+    lane = await harness.store.lane(BILLING)
+    with anyio.fail_after(10):
+        assert payloads(await lane.take(1, LOTS)) == ["e"]
+
+
+async def test_a_full_disk_does_not_keep_the_engine_busy_with_what_is_due(
+    harness: SqliteHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await harness.append()
+    [lease] = await harness.take()
+    await harness.store.defer(lease, 1000)
+    calls: list[int] = []
+    bring_back_due = harness.sqlite._tables.bring_back_due
+
+    def counted(now_ms: int) -> list[DueEvent]:
+        calls.append(now_ms)
+        return bring_back_due(now_ms)
+
+    monkeypatch.setattr(harness.sqlite._tables, "bring_back_due", counted)
+    with failing_commits(monkeypatch):
+        harness.now_ms += 1_000
+        harness.sqlite._bring_back_due()
+        for _ in range(100):
+            await harness.sqlite.flush()
+    assert len(calls) < 10
+
+
+@pytest.mark.parametrize("count", [257, 300])
+async def test_a_failure_that_is_over_keeps_nobody_waiting(
+    harness: SqliteHarness, count: int
+) -> None:
+    one, other = await harness.store.lane(BILLING), await harness.store.lane(BILLING)
+    await harness.append_many(count)
+    taken = await one.take(190, LOTS)  # of the first page, which is 256
+    with failing(harness.sqlite._tables, "page"):
+        taken += await one.take(66, LOTS)  # has more read, which fails
+        await harness.settle_down()
+    assert len(taken) == 256
+
+    async def take(lane: Lane) -> None:
+        while len(taken) < count:
+            with anyio.move_on_after(0.1):  # the other may have taken all there is
+                taken.extend(await lane.take(22, LOTS))
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take, one)
+            tasks.start_soon(take, other)
+    assert len(taken) == count
+
+
+async def test_an_event_that_expires_as_the_last_lane_is_closed(
+    harness: SqliteHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane = await harness.store.lane(BILLING)
+    written = anyio.Event()
+
+    async def close() -> None:
+        await written.wait()
+        await lane.close()
+
+    was_written = harness.file.was_written
+
+    def late() -> None:
+        was_written()
+        harness.now_ms += 100  # the commit took so long
+        written.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lane.take, 1, LOTS)
+        tasks.start_soon(close)
+        await harness.settle_down()
+        monkeypatch.setattr(harness.file, "was_written", late)
+        await harness.store.append(new_event("e", ttl_ms=5))
+        monkeypatch.undo()
+        await harness.settle_down()
+        tasks.cancel_scope.cancel()
+    await harness.append("f")
+    assert payloads(await harness.take()) == ["f"]

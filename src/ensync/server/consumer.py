@@ -95,6 +95,10 @@ class Consumer:
         """How many events were handed out and are not settled."""
         return len(self._in_hand)
 
+    def holds(self, stored: StoredEvent) -> bool:
+        """Whether an event that was taken is in hand still: nobody has settled it meanwhile."""
+        return stored.idem in self._in_hand
+
     def use(self, lane: Lane) -> None:
         """Gives the consumer the lane to take from."""
         self._lane = lane

@@ -57,7 +57,8 @@ class EventStreams(ABC):
                 for _ in range(copies):
                     # Two events must not be mixed when one waits to be sent on.
                     async with writing:
-                        await call.send(to_message(stored))
+                        if consumer.holds(stored):
+                            await call.send(to_message(stored))
 
 
 class StreamForEach(EventStreams):

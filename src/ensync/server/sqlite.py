@@ -26,7 +26,7 @@ from ensync.server.sqlite_apps import SqliteAppStorage
 from ensync.server.sqlite_file import SqliteFile
 from ensync.server.sqlite_lending import Lending
 from ensync.server.sqlite_retention import SettledEvents
-from ensync.server.sqlite_tables import OpenEvent, PageLimit, Tables
+from ensync.server.sqlite_tables import DueEvent, OpenEvent, PageLimit, Tables
 from ensync.server.sqlite_window import Place, Record, Window
 from ensync.server.sqlite_writer import Operation, Writer
 from ensync.server.store import (
@@ -51,6 +51,9 @@ _PAGE = PageLimit()
 
 # How long, in seconds, it takes at most to note that an event was taken, or has expired.
 _TEND_INTERVAL = 1.0
+
+# How long to wait, in milliseconds, where what is due can't be brought back.
+_TRY_AGAIN_MS = 1_000
 
 # The schedule's only key: there may be a million deferred events, so it knows the first.
 _FIRST_DUE = "first"
@@ -373,9 +376,19 @@ class SqliteStore(Store):
     def _bring_back_due(self) -> None:
         now_ms = self._now_ms()
         self._schedule.take_due(now_ms)
-        bring_back = partial(self._tables.bring_back_due, now_ms)
-        self._writer.start(Operation(bring_back, self._lending.brought_back))
-        self._writer.start(Operation(self._tables.next_due_ms, self._schedule_next))
+
+        def perform() -> tuple[list[DueEvent], int | None]:
+            return self._tables.bring_back_due(now_ms), self._tables.next_due_ms()
+
+        def succeeded(result: tuple[list[DueEvent], int | None]) -> None:
+            events, next_due_ms = result
+            self._lending.brought_back(events)
+            self._schedule_next(next_due_ms)
+
+        def failed(_: Exception) -> None:
+            self._schedule_next(self._now_ms() + _TRY_AGAIN_MS)
+
+        self._writer.start(Operation(perform, succeeded, failed))
 
     def _schedule_next(self, due_ms: int | None) -> None:
         if due_ms is not None:

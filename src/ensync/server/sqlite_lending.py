@@ -53,6 +53,8 @@ class Lending:
             del self._windows[window.queue]
             for record in window:
                 del self._records[record.idem]
+            # Whoever was woken and has not looked yet finds nothing.
+            window.clear()
 
     def take(self, window: Window, max_events: int, max_bytes: int, now_ms: int) -> list[Lease]:
         """Lends what is in memory."""
@@ -85,6 +87,7 @@ class Lending:
     def page_read(self, window: Window, version: int, page: Page) -> None:
         """The next events of a queue are read, as was asked for at that version."""
         window.is_reading = False
+        window.forget_failure()
         if window.lanes and window.version == version:
             for event in page.events:
                 if event.stored.idem not in self._records:

@@ -94,6 +94,12 @@ class Window:
         """Whether it would be unwise to hold more."""
         return len(self._ready) >= _FULL_EVENTS or self._bytes >= _FULL_BYTES
 
+    def clear(self) -> None:
+        """Leaves all that waits to the file: nobody takes from this queue any more."""
+        self._ready.clear()
+        self._order.clear()
+        self._bytes = 0
+
     def put(self, record: Record) -> None:
         """Makes an event ready that was read, or was given back."""
         record.place = Place.READY
@@ -125,10 +131,16 @@ class Window:
         self._failure = error
         self.waiters.wake_one()
 
+    def forget_failure(self) -> None:
+        """It can be read again."""
+        self._failure = None
+
     def raise_failure(self) -> None:
         """Raises why reading on has failed, once."""
         failure, self._failure = self._failure, None
         if failure is not None:
+            if self.first() is not None:
+                self.waiters.wake_one()  # in place of who was woken, and does not take
             raise failure
 
     def take(

@@ -224,8 +224,7 @@ class WebSocketConnection(DoorConnection):
         try:
             while batch := await self._next_events(consumer):
                 for stored in batch:
-                    if consumer.end_reason is None:
-                        await self._push(call, stored)
+                    await self._push(call, consumer, stored)
         finally:
             with anyio.CancelScope(shield=True):
                 await consumer.close()
@@ -242,17 +241,24 @@ class WebSocketConnection(DoorConnection):
                 logger.debug("a subscription has to wait: %s", refusal)
                 await anyio.sleep(_TIME_TO_READ_AGAIN)
 
-    async def _push(self, call: DoorCall, stored: StoredEvent) -> None:
+    async def _push(self, call: DoorCall, consumer: Consumer, stored: StoredEvent) -> None:
+        if not consumer.holds(stored):
+            return
         for _ in range(await self._hooks.before_delivery(call, stored)):
-            await self._send(FrameKind.RECORD.frame(record_of(stored)))
+            async with self._sending:
+                if consumer.holds(stored):
+                    await self._write(FrameKind.RECORD.frame(record_of(stored)))
 
     # Writing
 
     async def _send(self, text: str) -> None:
         # One at a time: else each subscription could put an event on top of a full buffer.
         async with self._sending:
-            await self._while_frozen()
-            await websocket_socket.send(self._socket, text)
+            await self._write(text)
+
+    async def _write(self, text: str) -> None:
+        await self._while_frozen()
+        await websocket_socket.send(self._socket, text)
 
     async def _while_frozen(self) -> None:
         if self._is_frozen:
