@@ -150,7 +150,6 @@ class Session:
 
     async def _establish(self, connection: Connection) -> None:
         link = await self._open_link(connection.lose)
-        let_interrupts_wait(type(link).send)
         try:
             connection.identity = await link.authenticate(self._app_key)
         except BaseException:
@@ -162,6 +161,8 @@ class Session:
     def _begin(self, connection: Connection) -> None:
         assert connection.identity is not None
         self.identity = connection.identity
+        link = type(connection.live_link)
+        let_interrupts_wait(link.send, link.beat)
         self._connection = connection
         self._decisions.connected(anyio.current_time())
         self._draining.has_new_link()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -16,12 +17,16 @@ import trio
 import trio.abc
 import trio.lowlevel
 
+import ensync
+from ensync.acknowledgements import AcknowledgementPipeline
+from ensync.server.local import LocalEngine
 from ensync.transports.bridge import (
     being_cancelled,
     latch_type,
     let_interrupts_wait,
     open_asyncio_side,
 )
+from ensync.transports.grpc import GrpcLink
 
 pytestmark = pytest.mark.anyio
 
@@ -271,6 +276,39 @@ def test_an_interrupt_waits_until_a_function_is_done_on_trio() -> None:
     with pytest.raises(KeyboardInterrupt):
         trio.run(enter)
     assert entries == ["one", "other", "after them"]
+
+
+def test_a_client_s_books_are_kept_from_interrupts_on_trio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    protected: dict[str, set[bool]] = {}
+
+    def note(owner: type, name: str) -> None:
+        original = getattr(owner, name)
+
+        def noted(self: Any, *arguments: Any) -> Any:
+            protected.setdefault(name, set()).add(trio.lowlevel.currently_ki_protected())
+            return original(self, *arguments)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    async def program() -> None:
+        async with LocalEngine() as engine:
+            app = engine.create_app("app")
+            async with (
+                ensync.connect(
+                    engine.url, app_key=app.app_key, app_secret_key=app.secret_key
+                ) as client,
+                client.subscribe("orders") as subscription,
+            ):
+                await client.publish("orders", [client.app_id], 1)
+                async for _ in subscription:
+                    break
+
+    note(AcknowledgementPipeline, "_wait_in_turn")
+    note(GrpcLink, "_call")
+    trio.run(program)
+    assert protected == {"_wait_in_turn": {True}, "_call": {True}}
 
 
 def test_asyncio_programs_of_the_same_process_stay_asyncios() -> None:

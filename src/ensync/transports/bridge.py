@@ -415,7 +415,8 @@ def let_interrupts_wait(*functions: Callable[..., object]) -> None:
     """On trio, has an interrupt wait until these functions, and what they call, are done.
 
     It comes at the program's next checkpoint then, and not in the middle of an entry in a
-    client's books. On asyncio interrupts come at checkpoints anyway.
+    client's books. On asyncio interrupts come at checkpoints anyway. To be called by the
+    program's side: on the asyncio side it does nothing.
     """
     if _on_trio():
         import trio
