@@ -35,6 +35,11 @@ class Acknowledger(Protocol):
     @property
     def event_name(self) -> str: ...
 
+    @property
+    def finished(self) -> bool:
+        """Whether there will be no more events."""
+        ...
+
     def acknowledged(self, key: EventKey) -> None:
         """The engine has confirmed."""
 
@@ -71,7 +76,6 @@ class AcknowledgementPipeline:
         # nearly all of these are.
         self._sent_of: dict[Acknowledger, int] = {}
         self._unconfirmed_of: dict[Acknowledger, int] = {}
-        self._ended: set[Acknowledger] = set()
         self._changed: anyio.Event | None = None
         self._pumping = False
         self._closed = False
@@ -83,13 +87,11 @@ class AcknowledgementPipeline:
 
     def crowded(self, owner: Acknowledger) -> bool:
         """Whether a subscription's loops should wait for its acknowledgements."""
-        return self._unconfirmed_of.get(owner, 0) >= MAX_UNCONFIRMED and owner not in self._ended
+        return self._unconfirmed_of.get(owner, 0) >= MAX_UNCONFIRMED and not owner.finished
 
-    def ended(self, owner: Acknowledger) -> None:
-        """A subscription has no more events: its loops need no room."""
-        if owner in self._unconfirmed_of:  # until it is abandoned
-            self._ended.add(owner)
-            self._notify()
+    def owner_finished(self) -> None:
+        """Some subscription has no more events: its loops need no room."""
+        self._notify()
 
     def add(self, owner: Acknowledger, key: EventKey) -> None:
         """Acknowledges one event, now or as soon as there is a link."""
@@ -151,7 +153,6 @@ class AcknowledgementPipeline:
 
     def abandon(self, owner: Acknowledger) -> int:
         """Forgets a subscription's acknowledgements; returns how many were unconfirmed."""
-        self._ended.discard(owner)
         self._waiting.pop(owner, None)
         self._cancel([sent for sent in self._sent.values() if sent.pending.owner is owner])
         unconfirmed = self._unconfirmed_of.pop(owner, 0)

@@ -64,7 +64,6 @@ class EnginePause:
         request = (
             Pause(self._event_name, "buffer full") if asked_for else Continue(self._event_name)
         )
-        connection.asked(request)
         self._tell(connection, request, on_reply)
 
     def _answered(self, asked_for: bool, answer: Outcome | EnSyncError) -> None:

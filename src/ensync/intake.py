@@ -457,7 +457,7 @@ class Intake:
             return
         self.finished, self.error = True, error
         self._buffer.close()
-        self._session.acknowledgements.ended(self)
+        self._session.acknowledgements.owner_finished()
         self.notify()
 
     def check_open(self) -> None:

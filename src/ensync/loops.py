@@ -42,7 +42,7 @@ class EventsInLoops:
     def __init__(self, settler: Settler, current_task: Callable[[], Any]) -> None:
         self._settler = settler
         self._current_task = current_task
-        # By what; None when its loop was left on purpose.
+        # The task that has each in hand; None when its loop was left on purpose.
         self._takers: dict[Held, Any] = {}
 
     def taken(self, held: Held) -> None:

@@ -312,6 +312,7 @@ class Session:
     def tell(self, connection: Connection, request: Request, on_answer: ReplyCallback) -> None:
         """Sends a request once, without waiting; its deadline is that of all requests."""
         at = self.clock() + self.settings.request_timeout
+        connection.asked(request)
         tell(connection.live_link, request, on_answer, deadlines=self._deadlines, at=at)
 
     def pauses(self) -> Backoff:

@@ -96,8 +96,8 @@ class Consumer:
         return len(self._in_hand)
 
     def holds(self, stored: StoredEvent) -> bool:
-        """Whether an event that was taken is in hand still: nobody has settled it meanwhile."""
-        return stored.idem in self._in_hand
+        """Whether an event that was taken is to be sent yet: not settled, nor given back."""
+        return self.end_reason is None and stored.idem in self._in_hand
 
     def use(self, lane: Lane) -> None:
         """Gives the consumer the lane to take from."""

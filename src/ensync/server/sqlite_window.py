@@ -139,8 +139,6 @@ class Window:
         """Raises why reading on has failed, once."""
         failure, self._failure = self._failure, None
         if failure is not None:
-            if self.first() is not None:
-                self.waiters.wake_one()  # in place of who was woken, and does not take
             raise failure
 
     def take(
