@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any
 
 import anyio
@@ -24,6 +24,13 @@ ASYNCIO = pytest.mark.parametrize(
 )
 
 
+async def hold_one(events: AsyncIterable[Any], busy: anyio.Event) -> None:
+    """A loop that is at work on its first event until it is cancelled."""
+    async for _ in events:
+        busy.set()
+        await anyio.sleep_forever()
+
+
 @pytest.mark.parametrize("style", ["async for", "anext"])
 async def test_a_cancelled_worker_with_an_iterator_of_its_own(
     client: ensync.EnSyncClient, target: Target, event_name: str, style: str
@@ -37,9 +44,7 @@ async def test_a_cancelled_worker_with_an_iterator_of_its_own(
             await anext(events)
             busy.set()
             await anyio.sleep_forever()
-        async for _ in events:
-            busy.set()
-            await anyio.sleep_forever()
+        await hold_one(events, busy)
 
     async with client.subscribe(event_name) as subscription, anyio.create_task_group() as tasks:
         tasks.start_soon(work)
@@ -67,26 +72,20 @@ async def test_a_loop_over_a_kept_iterator_that_asyncio_itself_cancels(
     client: ensync.EnSyncClient, target: Target, event_name: str, how: str
 ) -> None:
     await publish_all(client, event_name, [0, 1])
-    busy = asyncio.Event()
-
-    async def work() -> None:
-        async for _ in events:
-            busy.set()
-            await anyio.sleep_forever()
-
+    busy = anyio.Event()
     async with client.subscribe(event_name) as subscription:
         events = aiter(subscription)
         if how == "timeout":
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(work(), 0.1)
+                await asyncio.wait_for(hold_one(events, busy), 0.1)
         elif how == "task group":
             with pytest.raises(ExceptionGroup):
                 async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(work())
+                    tasks.create_task(hold_one(events, busy))
                     await busy.wait()
                     raise LookupError
         else:
-            task = asyncio.create_task(work())
+            task = asyncio.create_task(hold_one(events, busy))
             await busy.wait()
             task.cancel()
             await asyncio.wait([task])
@@ -117,15 +116,9 @@ async def test_a_worker_that_is_cancelled_when_the_block_has_been_left(
 ) -> None:
     await publish_all(client, event_name, [0, 1])
     busy = anyio.Event()
-
-    async def work() -> None:
-        async for _ in subscription:
-            busy.set()
-            await anyio.sleep_forever()
-
     async with anyio.create_task_group() as tasks:
         async with client.subscribe(event_name) as subscription:
-            tasks.start_soon(work)
+            tasks.start_soon(hold_one, subscription, busy)
             await busy.wait()
         tasks.cancel_scope.cancel()
     assert sorted(await unsettled(target, event_name)) == [0, 1]
@@ -144,9 +137,7 @@ async def test_two_tasks_over_one_iterator_acknowledge_what_is_their_own(
 
     async def other() -> None:
         await one_is_busy.wait()
-        async for _ in events:
-            other_is_busy.set()
-            await anyio.sleep_forever()
+        await hold_one(events, other_is_busy)
 
     with pytest.raises(LookupError):
         async with client.subscribe(event_name) as subscription:
@@ -156,6 +147,46 @@ async def test_two_tasks_over_one_iterator_acknowledge_what_is_their_own(
                 tasks.start_soon(other)
                 await until(lambda: subscription.statistics().acknowledged == 1)
                 tasks.cancel_scope.cancel()
+            raise LookupError
+    assert await unsettled(target, event_name) == [1]
+
+
+async def test_two_tasks_that_ask_one_iterator_leave_each_other_s_event_alone(
+    client: ensync.EnSyncClient, target: Target, event_name: str
+) -> None:
+    await publish_all(client, event_name, [0, 1])
+    one_is_busy, other_is_busy = anyio.Event(), anyio.Event()
+
+    async def hold_next(busy: anyio.Event) -> None:
+        await anext(events)
+        busy.set()
+        await anyio.sleep_forever()
+
+    async with client.subscribe(event_name) as subscription, anyio.create_task_group() as tasks:
+        events = aiter(subscription)
+        tasks.start_soon(hold_next, one_is_busy)
+        await one_is_busy.wait()
+        tasks.start_soon(hold_next, other_is_busy)
+        await other_is_busy.wait()
+        tasks.cancel_scope.cancel()
+    assert sorted(await unsettled(target, event_name)) == [0, 1]
+
+
+async def test_the_event_of_a_task_that_is_over_is_done_with_by_asking_for_the_next(
+    client: ensync.EnSyncClient, target: Target, event_name: str
+) -> None:
+    await publish_all(client, event_name, [0, 1])
+    with pytest.raises(LookupError):
+        async with client.subscribe(event_name) as subscription:
+            events = aiter(subscription)
+
+            async def fetch() -> None:
+                assert (await anext(events)).payload == 0
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(fetch)
+            assert (await anext(events)).payload == 1
+            await until(lambda: subscription.statistics().acknowledged == 1)
             raise LookupError
     assert await unsettled(target, event_name) == [1]
 

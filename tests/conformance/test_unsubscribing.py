@@ -122,6 +122,24 @@ async def test_a_loop_that_waits_for_acknowledgements_finishes(transport: str) -
         unanswered.cancel()
 
 
+async def test_while_it_is_registered_again_and_the_engine_does_not_know_of_it() -> None:
+    faults = Faults()
+    async with (
+        opened("grpc", hooks=faults) as (target, engine),
+        target.connect() as client,
+        client.subscribe("orders") as subscription,
+    ):
+        await faults.wait_streams(1)
+        held = faults.hold("subscribe")
+        faults.end_streams()
+        await until(lambda: not subscription._intake.is_attached)
+        await until(lambda: engine.statistics().subscriptions == 0)
+        result = await subscription.unsubscribe()
+        assert (result.status, result.action) == ("success", "unsubscribed")
+        await ends(subscription)
+        held.cancel()
+
+
 @pytest.mark.parametrize("how", ["unsubscribe", "leave"])
 async def test_in_the_moment_in_which_it_is_registered_again(how: str) -> None:
     async with opened("grpc", multiplex=True, end_registering_streams=True) as (target, engine):

@@ -22,6 +22,7 @@ class Owner:
     """A subscription that notes what it is told."""
 
     event_name = "orders"
+    finished = False
 
     def __init__(self) -> None:
         self.done: list[str] = []

@@ -30,6 +30,8 @@ ENDED = EnSyncSubscriptionError("the stream ended", retryable=True)
 class Noting:
     """A subscriber that notes what it is told."""
 
+    finished = False
+
     def __init__(self, event_name: str) -> None:
         self.event_name = event_name
         self.got: list[int] = []

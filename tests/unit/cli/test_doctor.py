@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from ensync.crypto import SecretKey
+from ensync.testing.listener import bound_socket
 from tests.unit.cli.in_process import Done, invoke
 from tests.unit.cli.served import Served
 
@@ -32,8 +33,7 @@ def test_all_is_well(engine: Served) -> None:
 
 
 def test_nothing_listens(engine: Served) -> None:
-    with socket.socket() as bound:  # and does not listen, which keeps the port from others
-        bound.bind(("127.0.0.1", 0))
+    with bound_socket("127.0.0.1", 0) as bound:
         port = bound.getsockname()[1]
         done = _doctor(engine, ENSYNC_URL=f"grpc://127.0.0.1:{port}")
     assert done.returncode == 3

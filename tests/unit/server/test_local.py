@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import re
-import socket
 import ssl
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +51,10 @@ async def test_it_listens_on_loopback_ports() -> None:
             await anyio.connect_tcp("127.0.0.1", port_of(url))
 
 
-async def test_ports_can_be_chosen() -> None:
-    ports = free_ports(2)
+async def test_ports_can_be_chosen(free_tcp_port_factory: Callable[[], int]) -> None:
+    ports = [free_tcp_port_factory(), free_tcp_port_factory()]
     async with LocalEngine(port=ports[0], websocket_port=ports[1]) as engine:
         assert [port_of(engine.url), port_of(engine.websocket_url)] == ports
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        listeners = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 async def test_ipv6_urls_have_brackets() -> None:
@@ -80,13 +71,12 @@ async def test_a_port_in_use_is_told() -> None:
         assert isinstance(caught.value.__cause__, OSError)
 
 
-async def test_a_second_door_that_can_not_open_closes_the_first() -> None:
-    (port,) = free_ports(1)
+async def test_a_second_door_that_can_not_open_closes_the_first(free_tcp_port: int) -> None:
     async with LocalEngine() as engine:
         with pytest.raises(EnSyncGenericError, match="can't listen"):
-            async with LocalEngine(port=port, websocket_port=port_of(engine.url)):
+            async with LocalEngine(port=free_tcp_port, websocket_port=port_of(engine.url)):
                 pass
-        async with LocalEngine(port=port):
+        async with LocalEngine(port=free_tcp_port):
             pass
 
 
